@@ -1,0 +1,344 @@
+"""mT5: an encoder and a decoder of pre-norm transformer layers (Vaswani et al. 2017; Raffel et al. 2020;
+Xue et al. 2021), with the switches by which NeMo Megatron's variant differs."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mt5.config import ModelConfig, StackConfig
+from mt5.parallel import ColumnLinear, RowLinear, Shard, VocabularyEmbedding, VocabularyLogProbs
+
+NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+ACTIVATIONS = {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+def bucket(distance: Tensor, *, bidirectional: bool, num_buckets: int, max_distance: int) -> Tensor:
+    """Map key-minus-query distance to a bias row (Raffel et al. 2020, §2.1).
+
+    distance: [query, key], in tokens. Returns the same shape, in [0, num_buckets): one row per small
+    distance, then logarithmically wider ones up to max_distance. A bidirectional map gives half its
+    rows to keys after the query; otherwise those keys share row 0.
+    """
+    first = torch.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        first = (distance > 0) * num_buckets
+        distance = distance.abs()
+    else:
+        distance = -distance.clamp(max=0)
+    exact = num_buckets // 2
+    growth = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
+    wide = (exact + growth * (num_buckets - exact)).long().clamp(max=num_buckets - 1)
+    return first + torch.where(distance < exact, distance, wide)
+
+
+class RelativeBias(nn.Module):
+    """What every head adds to its scores for the distance between query and key; heads are cut over ranks."""
+
+    partition: ClassVar[dict[str, int | None]] = {"weight": 1}
+
+    def __init__(self, stack: StackConfig, *, bidirectional: bool, shard: Shard) -> None:
+        super().__init__()
+        self.bidirectional, self.num_buckets, self.max_distance = bidirectional, stack.num_buckets, stack.max_distance
+        self.weight = nn.Parameter(torch.empty(stack.num_buckets, shard.part(stack.num_heads)))
+
+    def forward(self, queries: range, keys: int) -> Tensor:
+        """queries: positions of the queries. keys: number of keys, from position 0. Returns [1, head, query, key]."""
+        device = self.weight.device
+        distance = torch.arange(keys, device=device) - torch.arange(
+            queries.start, queries.stop, device=device
+        ).unsqueeze(1)
+        rows = bucket(
+            distance, bidirectional=self.bidirectional, num_buckets=self.num_buckets, max_distance=self.max_distance
+        )
+        return F.embedding(rows, self.weight).permute(2, 0, 1).unsqueeze(0)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` over keys and values made from `memory`."""
+
+    def __init__(self, config: ModelConfig, stack: StackConfig, shard: Shard) -> None:
+        super().__init__()
+        self.heads, self.score_scale, self.masked_score = shard.part(stack.num_heads), stack.score_scale, config.masked_score
+        width, bias = stack.num_heads * stack.d_kv, stack.linear_bias
+        self.query = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
+        self.key = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
+        self.value = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
+        self.output = RowLinear(width, config.d_model, bias=bias, shard=shard)
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [batch, head, position, d_kv]
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split(self.key(memory)), self.split(self.value(memory))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
+        """x: [batch, query, d_model]. keys, values: [batch, head, key, d_kv].
+
+        keep: [batch or 1, 1, query or 1, key], False where a key is masked; None keeps all.
+        bias: [1, head, query, key] or None. Returns [batch, query, d_model].
+        """
+        weights = self.weights(x, keys, keep, bias).to(values.dtype)
+        return self.output((weights @ values).transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, keys: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Softmax of the scores, in float32: [batch, head, query, key]."""
+        q = self.split(self.query(x))
+        # in float32, because the products of half-precision numbers need not fit
+        scores = (q @ keys.transpose(-1, -2)).float() * self.score_scale
+        if bias is not None:
+            scores = scores + bias
+        if keep is not None:
+            # replaced, not added to: a query that may see nothing attends to everything alike
+            scores = scores.masked_fill(~keep, self.masked_score)
+        return scores.softmax(-1)
+
+
+class FeedForward(nn.Module):
+    """down(act(gate(x)) * up(x)), or down(act(up(x))) when not gated."""
+
+    def __init__(self, config: ModelConfig, stack: StackConfig, shard: Shard) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[stack.activation]
+        bias = stack.linear_bias
+        self.gate = ColumnLinear(config.d_model, stack.d_ff, bias=bias, shard=shard) if stack.gated else None
+        self.up = ColumnLinear(config.d_model, stack.d_ff, bias=bias, shard=shard)
+        self.down = RowLinear(stack.d_ff, config.d_model, bias=bias, shard=shard)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+class Layer(nn.Module):
+    """Self-attention, in the decoder cross-attention, feed-forward; each x + f(norm(x))."""
+
+    def __init__(self, config: ModelConfig, stack: StackConfig, number: int, shard: Shard, *, decoder: bool) -> None:
+        super().__init__()
+        norm = NORMS[stack.norm]
+        self.bias_factor = number if stack.relative_bias_times_layer else 1
+        self.self_attention_norm = norm(config.d_model, eps=stack.norm_eps)
+        self.self_attention = Attention(config, stack, shard)
+        if stack.positions == "relative" and stack.relative_bias_per_layer:
+            self.self_attention.relative_bias = RelativeBias(stack, bidirectional=not decoder, shard=shard)
+        if decoder:
+            self.cross_attention_norm = norm(config.d_model, eps=stack.norm_eps)
+            self.cross_attention = Attention(config, stack, shard)
+        self.feed_forward_norm = norm(config.d_model, eps=stack.norm_eps)
+        self.feed_forward = FeedForward(config, stack, shard)
+
+
+class Stack(nn.Module):
+    """The layers of encoder or decoder, with what they share."""
+
+    def __init__(self, config: ModelConfig, stack: StackConfig, shard: Shard, *, decoder: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(config, stack, number, shard, decoder=decoder) for number in range(1, stack.num_layers + 1)
+        )
+        self.final_norm = NORMS[stack.norm](config.d_model, eps=stack.norm_eps)
+        shared_bias = stack.positions == "relative" and not stack.relative_bias_per_layer
+        self.relative_bias = RelativeBias(stack, bidirectional=not decoder, shard=shard) if shared_bias else None
+
+    def biases(self, queries: range, keys: int) -> list[Tensor | None]:
+        """What each layer adds to its self-attention scores: [1, head, query, key] each."""
+        if self.relative_bias is not None:
+            bias = self.relative_bias(queries, keys)
+            return [bias * layer.bias_factor if layer.bias_factor != 1 else bias for layer in self.layers]
+        tables = [getattr(layer.self_attention, "relative_bias", None) for layer in self.layers]
+        return [None if table is None else table(queries, keys) * layer.bias_factor
+                for table, layer in zip(tables, self.layers, strict=True)]
+
+
+class Cache:
+    """Keys and values of a batch of decodings: cross-attention's once, self-attention's as they grow."""
+
+    def __init__(self, memory_keys_values: list[tuple[Tensor, Tensor]], source_mask: Tensor | None) -> None:
+        """memory_keys_values: per layer [batch, head, source, d_kv] twice. source_mask: [batch, source], None keeps all."""
+        self.memory_keys_values = memory_keys_values
+        self.source_mask = source_mask
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.target_mask: Tensor | None = None  # [batch, target], True where the target is not padding
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new positions, [batch, head, new, d_kv]; return those of all positions.
+
+        `length` still counts the positions before these; `decode` moves it on after the last layer.
+        """
+        end = self.length + keys.shape[2]
+        if layer == len(self.buffers):
+            # the first positions are kept as they came: training decodes once and never copies
+            self.buffers.append((keys, values))
+            return keys, values
+        if end > self.buffers[layer][0].shape[2]:
+            self.buffers[layer] = tuple(self._grown(buffer, max(2 * end, 32)) for buffer in self.buffers[layer])
+        for buffer, new in zip(self.buffers[layer], (keys, values), strict=True):
+            buffer[:, :, self.length : end] = new
+        return tuple(buffer[:, :, :end] for buffer in self.buffers[layer])
+
+    def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
+        batch, heads, _, d_kv = buffer.shape
+        grown = buffer.new_empty(batch, heads, capacity, d_kv)
+        grown[:, :, : self.length] = buffer[:, :, : self.length]
+        return grown
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch, in this order; a row may be taken several times."""
+        self.memory_keys_values = [(k[rows], v[rows]) for k, v in self.memory_keys_values]
+        self.buffers = [(k[rows], v[rows]) for k, v in self.buffers]
+        self.source_mask = None if self.source_mask is None else self.source_mask[rows]
+        self.target_mask = None if self.target_mask is None else self.target_mask[rows]
+
+
+class MT5(nn.Module):
+    """The whole network, or one rank's part of it.
+
+    Its weights are left uninitialised: load a checkpoint or call `reset_parameters`.
+    """
+
+    def __init__(self, config: ModelConfig, shard: Shard = Shard()) -> None:
+        super().__init__()
+        self.config, self.shard = config, shard
+        self.embedding = VocabularyEmbedding(config.padded_vocab_size, config.d_model, shard=shard)
+        self.decoder_embedding = (
+            None if config.shared_embeddings
+            else VocabularyEmbedding(config.padded_vocab_size, config.d_model, shard=shard)
+        )
+        self.positions = None if config.max_positions is None else nn.Embedding(config.max_positions, config.d_model)
+        self.encoder = Stack(config, config.encoder, shard, decoder=False)
+        self.decoder = Stack(config, config.decoder, shard, decoder=True)
+        self.head = Head(config, shard)
+
+    def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """source: ids [batch, source]. source_mask: bool, same shape, False on padding; None keeps all.
+
+        Returns the memory, [batch, source, d_model].
+        """
+        x = self._embed(self.embedding, source, 0)
+        keep = None
+        if source_mask is not None:
+            keep = source_mask[:, None, None, :]  # [batch, 1, 1, key]
+            if self.config.pad_masks_target:
+                keep = keep & source_mask[:, None, :, None]
+        biases = self.encoder.biases(range(source.shape[1]), source.shape[1])
+        for layer, bias in zip(self.encoder.layers, biases, strict=True):
+            normed = layer.self_attention_norm(x)
+            x = x + layer.self_attention(normed, *layer.self_attention.keys_values(normed), keep, bias)
+            x = x + layer.feed_forward(layer.feed_forward_norm(x))
+        return self.encoder.final_norm(x)
+
+    def start(self, memory: Tensor, source_mask: Tensor | None = None) -> Cache:
+        """A cache for decoding over `memory`, [batch, source, d_model]; its keys and values are made here, once."""
+        return Cache([layer.cross_attention.keys_values(memory) for layer in self.decoder.layers], source_mask)
+
+    def decode(self, target: Tensor, cache: Cache) -> Tensor:
+        """Run the decoder over new target ids, [batch, new], that follow those already in the cache.
+
+        Returns the hidden states of the new positions, [batch, new, d_model].
+        """
+        new, length = target.shape[1], cache.length + target.shape[1]
+        x = self._embed(self.decoder_embedding or self.embedding, target, cache.length)
+        keep, memory_keep = self._keep(target, cache)
+        biases = self.decoder.biases(range(cache.length, length), length)
+        for number, (layer, bias) in enumerate(zip(self.decoder.layers, biases, strict=True)):
+            normed = layer.self_attention_norm(x)
+            keys, values = cache.append(number, *layer.self_attention.keys_values(normed))
+            x = x + layer.self_attention(normed, keys, values, keep, bias)
+            x = x + layer.cross_attention(
+                layer.cross_attention_norm(x), *cache.memory_keys_values[number], memory_keep, None
+            )
+            x = x + layer.feed_forward(layer.feed_forward_norm(x))
+        cache.length += new
+        return self.decoder.final_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., d_model]. Returns [..., this rank's columns of the padded vocabulary]."""
+        table = self.decoder_embedding or self.embedding
+        return self.head(hidden * self.config.head_scale, table.weight)
+
+    def log_probs(self, hidden: Tensor) -> VocabularyLogProbs:
+        """The distribution of the token after each hidden state, [..., d_model]."""
+        return VocabularyLogProbs(self.logits(hidden), vocab_size=self.config.vocab_size, shard=self.shard)
+
+    def partition(self) -> dict[str, int | None]:
+        """For every weight by name, the dimension along which it is cut over ranks; None where each holds it whole."""
+        return {
+            f"{path}.{name}": getattr(module, "partition", {}).get(name)
+            for path, module in self.named_modules()
+            for name, _ in module.named_parameters(recurse=False)
+        }
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights as T5 does: normal, of a width that keeps activations near one."""
+        config = self.config
+        for path, module in self.named_modules():
+            for name, weight in module.named_parameters(recurse=False):
+                if name == "bias":
+                    nn.init.zeros_(weight)
+                elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
+                    nn.init.ones_(weight)
+                else:
+                    nn.init.normal_(weight, std=_initial_std(path, module, config), generator=generator)
+
+    def _embed(self, table: VocabularyEmbedding, ids: Tensor, first: int) -> Tensor:
+        x = table(ids)
+        # float16 is a way to store weights; its range is too small for T5's activations
+        x = x.float() if x.dtype == torch.float16 else x
+        return x if self.positions is None else x + self.positions.weight[first : first + ids.shape[1]]
+
+    def _keep(self, target: Tensor, cache: Cache) -> tuple[Tensor | None, Tensor | None]:
+        """Which keys the new positions may see: in the target, [batch or 1, 1, new, target], and in the source."""
+        new, length = target.shape[1], cache.length + target.shape[1]
+        keep = None
+        if new > 1:
+            keep = torch.ones(new, length, dtype=torch.bool, device=target.device).tril(cache.length)[None, None]
+        memory_keep = None if cache.source_mask is None else cache.source_mask[:, None, None, :]
+        if self.config.pad_masks_target:
+            real = target != self.config.pad_id
+            cache.target_mask = real if cache.target_mask is None else torch.cat([cache.target_mask, real], 1)
+            if not bool(cache.target_mask.all()):
+                seen = cache.target_mask[:, None, None, :] & real[:, None, :, None]
+                keep = seen if keep is None else keep & seen
+                source = 1 if memory_keep is None else memory_keep
+                memory_keep = real[:, None, :, None].expand(-1, -1, -1, cache.memory_keys_values[0][0].shape[2]) & source
+        return keep, memory_keep
+
+
+class Head(nn.Module):
+    """Logits of the vocabulary, cut by rows; the matrix is its own or the embedding's."""
+
+    partition: ClassVar[dict[str, int | None]] = {"weight": 0, "bias": 0}
+
+    def __init__(self, config: ModelConfig, shard: Shard) -> None:
+        super().__init__()
+        rows = shard.part(config.padded_vocab_size)
+        self.weight = None if config.tied_head else nn.Parameter(torch.empty(rows, config.d_model))
+        self.bias = nn.Parameter(torch.empty(rows)) if config.head_bias else None
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        weight = embedding if self.weight is None else self.weight
+        return F.linear(hidden, weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden.dtype))
+
+
+def _initial_std(path: str, module: nn.Module, config: ModelConfig) -> float:
+    """The width of a weight's initial distribution (Raffel et al. 2020's public code: 1/√fan-in, queries smaller)."""
+    stack = config.decoder if path.startswith("decoder.") else config.encoder
+    kind = path.rsplit(".", 1)[-1]
+    if isinstance(module, VocabularyEmbedding | Head | nn.Embedding):
+        return 1.0 if kind != "head" else config.d_model**-0.5
+    widths = {
+        "query": (config.d_model * stack.d_kv) ** -0.5,
+        "output": (stack.num_heads * stack.d_kv) ** -0.5,
+        "down": stack.d_ff**-0.5,
+    }
+    return widths.get(kind, config.d_model**-0.5)
