@@ -1,0 +1,20 @@
+"""mT5 span infilling: fill the masks of a prompt and see the log-probability of every token."""
+
+from typing import TYPE_CHECKING, Any
+
+from mt5.errors import CheckpointError, PromptError
+
+if TYPE_CHECKING:
+    from mt5.engine import Engine, open
+
+__version__ = "0.1.0"
+__all__ = ["CheckpointError", "Engine", "PromptError", "__version__", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch is imported on first use, so that `python -m mt5 --help` answers at once
+    if name in ("Engine", "open"):
+        from mt5 import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module 'mt5' has no attribute {name!r}")

@@ -4,6 +4,7 @@ A layer is built for one `Shard` and holds only that rank's part of its weights.
 shard, of size one, every layer is the ordinary one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -106,44 +107,56 @@ class VocabularyLogProbs:
 
     def __init__(self, logits: Tensor, *, vocab_size: int, shard: Shard) -> None:
         """logits: [..., columns of this rank]; columns at or above vocab_size are padding, of probability zero."""
-        self.shard, self.vocab_size = shard, vocab_size
-        columns = logits.shape[-1]
-        self.first = shard.rank * columns
-        logits = logits.float()
-        padding = self.first + columns - vocab_size
-        if padding > 0:
-            logits = logits.clone() if logits.requires_grad else logits
-            logits[..., max(columns - padding, 0) :] = -torch.inf
-        self.logits = logits
+        self.shard, self.vocab_size, self.columns = shard, vocab_size, logits.shape[-1]
+        self.first = shard.rank * self.columns
+        self.logits = logits.float()
+        padding = min(max(self.first + self.columns - vocab_size, 0), self.columns)
+        if padding:
+            self.logits = F.pad(self.logits[..., : self.columns - padding], (0, padding), value=-torch.inf)
+        self._local_normaliser: Tensor | None = None
         self._normaliser: Tensor | None = None
+
+    @property
+    def local_normaliser(self) -> Tensor:
+        """log Σ exp over this rank's columns: [..., 1]."""
+        if self._local_normaliser is None:
+            self._local_normaliser = torch.logsumexp(self.logits, -1, keepdim=True)
+        return self._local_normaliser
 
     @property
     def normaliser(self) -> Tensor:
         """log Σ exp over the whole vocabulary: [..., 1]."""
         if self._normaliser is None:
-            local = torch.logsumexp(self.logits, -1, keepdim=True)
-            self._normaliser = torch.logsumexp(self.shard.gather(local), 0)
+            self._normaliser = torch.logsumexp(self.shard.gather(self.local_normaliser), 0)
         return self._normaliser
-
-    @property
-    def local(self) -> Tensor:
-        """Log-probabilities of this rank's columns: [..., columns]."""
-        return self.logits - self.normaliser
 
     def at(self, ids: Tensor) -> Tensor:
         """Log-probability of one id per position: [...] -> [...]."""
         local = ids - self.first
-        absent = (local < 0) | (local >= self.logits.shape[-1])
-        found = self.logits.gather(-1, local.masked_fill(absent, 0).unsqueeze(-1)).squeeze(-1)
-        return self.shard.sum(found.masked_fill(absent, 0)) - self.normaliser.squeeze(-1)
+        absent = (local < 0) | (local >= self.columns)
+        logits = self.logits.gather(-1, local.masked_fill(absent, 0).unsqueeze(-1)).squeeze(-1)
+        return self.shard.sum(logits.masked_fill(absent, 0)) - self.normaliser.squeeze(-1)
 
     def rank(self, ids: Tensor) -> Tensor:
         """Rank of one id per position, 1 for the likeliest: [...] -> [...]."""
         own = self.at(ids).unsqueeze(-1) + self.normaliser
-        # `own` went through a subtraction and an addition, so the id itself is left out by its column
-        column = torch.arange(self.first, self.first + self.logits.shape[-1], device=ids.device)
+        # `own` went through a subtraction and an addition, so the id's own column must not count
+        column = torch.arange(self.first, self.first + self.columns, device=ids.device)
         likelier = (self.logits > own) & (column != ids.unsqueeze(-1))
         return 1 + self.shard.sum(likelier.sum(-1))
+
+    def forbid(self, ids: Tensor, rows: Tensor | None = None) -> None:
+        """Hide `ids` from `top` and `sample` in these rows of [rows, columns], in all by default.
+
+        The probabilities of the others stay what they were: nothing is normalised again.
+        """
+        self._local_normaliser = self.local_normaliser  # before they are hidden
+        ids = ids.to(self.logits.device)
+        local = ids[(ids >= self.first) & (ids < self.first + self.columns)] - self.first
+        if rows is None:
+            self.logits[:, local] = -torch.inf
+        else:
+            self.logits[rows.unsqueeze(1), local] = -torch.inf
 
     def top(self, k: int, *, scores: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The k best ids and their log-probabilities, best first: two tensors [..., k].
@@ -152,16 +165,59 @@ class VocabularyLogProbs:
         One collective, whatever k is.
         """
         scores = self.logits if scores is None else scores
-        width = min(k, scores.shape[-1])
+        width = min(k, self.columns)
         best, column = scores.topk(width, -1)
+        logits = self.logits.gather(-1, column)
         if self.shard.size == 1:
-            return column, self.logits.gather(-1, column) - self.normaliser
-        local = torch.logsumexp(self.logits, -1, keepdim=True)
-        message = torch.cat(
-            [local.double(), best.double(), self.logits.gather(-1, column).double(), (column + self.first).double()], -1
-        )
+            return column, logits - self.normaliser
+        # float64 carries an id of any vocabulary exactly
+        message = torch.cat([part.double() for part in (self.local_normaliser, best, logits, column + self.first)], -1)
         parts = self.shard.gather(message)
         self._normaliser = torch.logsumexp(parts[..., :1], 0).to(self.logits.dtype)
         best, logits, ids = (torch.cat(part.unbind(0), -1) for part in parts[..., 1:].split(width, -1))
         order = best.sort(-1, descending=True, stable=True).indices[..., :k]
-        return ids.gather(-1, order).long(), logits.gather(-1, order).to(self.logits.dtype) - self._normaliser
+        return ids.gather(-1, order).long(), logits.gather(-1, order).float() - self._normaliser
+
+    def sample(
+        self, *, temperature: float, top_k: int, top_p: float, generators: Sequence[torch.Generator | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Draw one id per row of [rows, columns]; returns the ids and their log-probabilities, [rows] each.
+
+        The draw is from softmax(log p / temperature), cut to the top_k likeliest ids (0 keeps all) and then
+        to the smallest set that holds the probability top_p (Holtzman et al. 2020); the log-probability
+        is that before temperature and cuts. Gumbel noise makes the draw a maximum, which ranks can share.
+        generators: one per row, None for a row that needs no draw.
+        """
+        tempered = VocabularyLogProbs(self.logits / temperature, vocab_size=self.vocab_size, shard=self.shard)
+        if top_k:
+            kept = tempered.top(top_k)[1][..., -1:] + tempered.normaliser
+            tempered = tempered._at_least(kept - 1e-6)
+        if top_p < 1:
+            tempered = tempered._at_least(tempered._nucleus(top_p))
+        uniform = torch.full((len(generators), self.shard.size * self.columns), 0.5)
+        for row, generator in zip(uniform, generators, strict=True):
+            if generator is not None:
+                torch.rand(row.shape, generator=generator, out=row)
+        noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        scores = tempered.logits + noise[:, self.first : self.first + self.columns].to(self.logits.device)
+        ids, log_probs = self.top(1, scores=scores)
+        return ids.squeeze(-1), log_probs.squeeze(-1)
+
+    def _at_least(self, logit: Tensor) -> "VocabularyLogProbs":
+        logits = self.logits.masked_fill(self.logits < logit, -torch.inf)
+        return VocabularyLogProbs(logits, vocab_size=self.vocab_size, shard=self.shard)
+
+    def _nucleus(self, top_p: float) -> Tensor:
+        """The logit of the unlikeliest id of the smallest likeliest set of probability top_p: [rows, 1].
+
+        Found by bisection, since no rank can sort the whole vocabulary.
+        """
+        probabilities = (self.logits - self.normaliser).exp()
+        high = self.top(1)[1] + self.normaliser
+        low = high - 100.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            mass = self.shard.sum((probabilities * (self.logits >= middle)).sum(-1, keepdim=True))
+            enough = mass >= top_p
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        return low

@@ -1,0 +1,85 @@
+"""A loaded network as a service: ids in, numbers out. Every tensor-parallel rank runs one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mt5.generate import Row, Rules, Settings, decode
+from mt5.model import MT5, Cache
+from mt5.parallel import VocabularyLogProbs
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Teacher forcing of one target: per token its log-probability, its rank (1 = likeliest) and the
+    likeliest candidates (id, log-probability), the token itself included where it is one of them."""
+
+    log_probs: tuple[float, ...]
+    ranks: tuple[int, ...]
+    candidates: tuple[tuple[tuple[int, float], ...], ...]
+
+
+class Network:
+    """A model on a device."""
+
+    def __init__(self, model: MT5, device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    @torch.inference_mode()
+    def generate(
+        self, sources: Sequence[Sequence[int]], rules: Sequence[Rules], settings: Settings
+    ) -> Iterator[list[list[Row]]]:
+        """Decode a batch; yields after every step what `generate.decode` yields."""
+        source, mask = self._batch(sources)
+        cache = self.model.start(self.model.encode(source, mask), mask)
+        yield from decode(_Decoder(self.model, cache, self.device), rules, settings)
+
+    @torch.inference_mode()
+    def score(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], *, candidates: int = 0
+    ) -> list[Scored]:
+        """Score each target, without the start id, after its source, with the `candidates` best at every step."""
+        source, mask = self._batch(sources)
+        # a shorter target's rows end in ids that are never looked at: causality hides them from the rest
+        width = max(map(len, targets))
+        labels = torch.tensor([[*target, *[0] * (width - len(target))] for target in targets], device=self.device)
+        start = torch.full_like(labels[:, :1], self.model.config.start_id)
+        cache = self.model.start(self.model.encode(source, mask), mask)
+        hidden = self.model.decode(torch.cat([start, labels[:, :-1]], 1), cache)
+        log_probs = self.model.log_probs(hidden)
+        values, ranks = log_probs.at(labels).tolist(), log_probs.rank(labels).tolist()
+        best: list[list[tuple[tuple[int, float], ...]]] = [[()] * width for _ in targets]
+        if candidates:
+            ids, tops = (part.tolist() for part in log_probs.top(candidates))
+            best = [[tuple(zip(*pair, strict=True)) for pair in zip(*row, strict=True)] for row in zip(ids, tops, strict=True)]
+        return [
+            Scored(tuple(v[: len(t)]), tuple(r[: len(t)]), tuple(b[: len(t)]))
+            for t, v, r, b in zip(targets, values, ranks, best, strict=True)
+        ]
+
+    def _batch(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+        """Pad to one length: ids [batch, source] and a mask of the same shape, None when nothing is padded."""
+        lengths = torch.tensor([len(source) for source in sources], device=self.device)
+        width, pad = int(lengths.max()), self.model.config.pad_id
+        ids = torch.tensor([[*source, *[pad] * (width - len(source))] for source in sources], device=self.device)
+        if self.model.config.pad_masks_target:
+            mask = ids != pad
+        else:
+            mask = torch.arange(width, device=self.device) < lengths.unsqueeze(1)
+        return ids, None if bool(mask.all()) else mask
+
+
+class _Decoder:
+    """The model as decoding sees it."""
+
+    def __init__(self, model: MT5, cache: Cache, device: torch.device) -> None:
+        self.model, self.cache, self.device = model, cache, device
+
+    def step(self, tokens: Tensor) -> VocabularyLogProbs:
+        hidden = self.model.decode(tokens.to(self.device), self.cache)
+        return self.model.log_probs(hidden[:, -1])
+
+    def select(self, rows: Tensor) -> None:
+        self.cache.select(rows.to(self.device))
