@@ -1,34 +1,36 @@
 """Text to ids and back: SentencePiece, the sentinels of T5, and NeMo's rules for special tokens."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Self
 
-import sentencepiece
+from sentencepiece import SentencePieceProcessor
 
 from mt5.errors import CheckpointError, PromptError
 
 MASK = "<mask>"
 SENTINELS = 100
 SPACE = "▁"  # how SentencePiece writes a space
-LARGEST_PIECE = 1_000  # characters
-# appended to a model file, this sets normalizer_spec.add_dummy_prefix to false: later fields of a
-# protocol buffer override earlier ones
+LONGEST_PIECE = 1_000  # characters
+# appended to a model file, these bytes set normalizer_spec.add_dummy_prefix: where a field of a protocol
+# buffer recurs, the last one counts
+DUMMY_PREFIX = b"\x1a\x02\x18\x01"
 NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
-LOOKS_LIKE_CONTROL = re.compile(r"<(?=/?[A-Za-z0-9_]+>)")
 
 
 class Tokenizer:
-    """A SentencePiece model with a hundred sentinels.
+    """A SentencePiece model with T5's sentinels.
 
-    sentinels: id of `<extra_id_k>` at [k]. vocab_size: ids in use, the appended special tokens included.
-    special: NeMo's registry of special tokens, name to id, empty for Hugging Face.
-    control_ids: ids that a filled gap must not hold. model_proto: the bytes of the model file.
+    model_proto: the bytes of the model file. vocab_size: ids that the network can predict.
+    sentinels: id of `<extra_id_k>` at [k]. special: NeMo's registry of special tokens, name to id, in its
+    order; empty for Hugging Face. control_ids: ids that a filled gap must not hold.
     """
 
     def __init__(
         self,
         model_proto: bytes,
+        pieces: SentencePieceProcessor,
         *,
         vocab_size: int,
         pad_id: int,
@@ -38,42 +40,51 @@ class Tokenizer:
         special: dict[str, int],
     ) -> None:
         self.model_proto = model_proto
-        self._pieces = _processor(model_proto)
-        self._inner = _processor(model_proto + NO_DUMMY_PREFIX)
+        self._pieces = pieces
+        # text that starts a word, and text that goes on inside one
+        self._outer = SentencePieceProcessor(model_proto=model_proto + DUMMY_PREFIX)
+        self._inner = SentencePieceProcessor(model_proto=model_proto + NO_DUMMY_PREFIX)
         self.vocab_size, self.pad_id, self.eos_id, self.bos_id = vocab_size, pad_id, eos_id, bos_id
-        self.unk_id = self._pieces.unk_id()
+        self.unk_id: int = pieces.unk_id()
         self.sentinels, self.special = tuple(sentinels), special
-        self._names = {id_: name for name, id_ in special.items() if id_ >= len(self._pieces)}
         self._sentinel_number = {id_: number for number, id_ in enumerate(self.sentinels)}
-        self.control_ids = frozenset(
-            {self.pad_id, self.eos_id, self.unk_id, *self.sentinels, *special.values()}
-            | {id_ for id_ in range(len(self._pieces)) if self._pieces.is_control(id_)}
-            | set(range(len(self._pieces), vocab_size))
-        )
+        self._appended = {id_: f"<extra_id_{number}>" for id_, number in self._sentinel_number.items()}
+        self._appended |= {id_: name for name, id_ in special.items()}
+        silent = {id_ for id_ in range(len(pieces)) if pieces.is_control(id_) or pieces.is_unused(id_)}
+        # what SentencePiece must not find in text that was typed
+        self._never_typed = frozenset({pad_id, eos_id, *self.sentinels, *special.values()} | silent) - {self.unk_id}
+        self.control_ids = self._never_typed | {self.unk_id} | frozenset(range(len(pieces), vocab_size))
 
     @classmethod
-    def huggingface(cls, model_proto: bytes, vocab_size: int) -> Self:
+    def huggingface(cls, model_proto: bytes, vocab_size: int | None = None) -> Self:
         """As transformers reads a spiece.model: mT5's holds the sentinels, T5's gets them after its pieces.
 
-        vocab_size: rows of the embedding.
+        vocab_size: rows of the embedding, by default as many as there are ids.
         """
         pieces = _processor(model_proto)
-        sentinels = [_owned_sentinel(pieces, number) for number in range(SENTINELS)]
-        if None in sentinels:
+        owned = [_owned_sentinel(pieces, number) for number in range(SENTINELS)]
+        sentinels = [id_ for id_ in owned if id_ is not None]
+        if not sentinels:
             sentinels = [len(pieces) + SENTINELS - 1 - number for number in range(SENTINELS)]
-        used = max(len(pieces), *(id_ + 1 for id_ in sentinels if id_ is not None))
-        if used > vocab_size:
+        elif len(sentinels) < SENTINELS:
             raise CheckpointError(
-                f"spiece.model needs {used:,} ids with its sentinels, but the network has {vocab_size:,}. "
+                f"The SentencePiece model has {len(sentinels)} of the {SENTINELS} sentinels, "
+                f"<extra_id_{owned.index(None)}> is missing. Take the spiece.model that belongs to these weights."
+            )
+        used = max(len(pieces), *(id_ + 1 for id_ in sentinels))
+        if vocab_size is not None and used > vocab_size:
+            raise CheckpointError(
+                f"The SentencePiece model needs {used:,} ids with its sentinels, but the network has {vocab_size:,}. "
                 "Take the spiece.model that belongs to these weights."
             )
         return cls(
             model_proto,
-            vocab_size=vocab_size,
+            pieces,
+            vocab_size=used if vocab_size is None else vocab_size,
             pad_id=max(pieces.pad_id(), 0),
             eos_id=pieces.eos_id() if pieces.eos_id() >= 0 else 1,
             bos_id=None,
-            sentinels=[id_ for id_ in sentinels if id_ is not None],
+            sentinels=sentinels,
             special={},
         )
 
@@ -88,7 +99,7 @@ class Tokenizer:
             """The id of a special token: SentencePiece's own where it knows the string, else a new one."""
             nonlocal size
             if pieces.piece_to_id(name) != pieces.unk_id():
-                return pieces.piece_to_id(name)
+                return int(pieces.piece_to_id(name))
             if name not in special:
                 special[name] = size
                 size += 1
@@ -100,78 +111,102 @@ class Tokenizer:
         pad_id = pieces.pad_id() if pieces.pad_id() > 0 else add("<pad>")
         bos_id = pieces.bos_id() if pieces.bos_id() > 0 else add("<bos>")
         eos_id = pieces.eos_id() if pieces.eos_id() > 0 else add("<eos>")
-        numbers = []
-        for number in range(sentinels):
-            owned = pieces.piece_to_id(f"{SPACE}<extra_id_{number}>")
-            if owned != pieces.unk_id():
-                special[f"<extra_id_{number}>"] = owned
-                numbers.append(owned)
-            else:
-                numbers.append(add(f"<extra_id_{number}>"))
+        numbers = {}
+        names = [f"<extra_id_{number}>" for number in range(sentinels)]
+        for name in names:  # first all that SentencePiece owns, then those to append, as NeMo does
+            if pieces.piece_to_id(SPACE + name) != pieces.unk_id():
+                special[name] = numbers[name] = pieces.encode(name)[0]
+        for name in names:
+            if name not in numbers:
+                numbers[name] = add(name)
         return cls(
             model_proto,
+            pieces,
             vocab_size=size,
             pad_id=pad_id,
             eos_id=eos_id,
             bos_id=bos_id,
-            sentinels=numbers,
+            sentinels=[numbers[name] for name in names],
             special=special,
         )
-
-    @property
-    def _typed_ids(self) -> frozenset[int]:
-        """Control ids that SentencePiece might find in plain text."""
-        return self.control_ids - {self.unk_id}
 
     def encode(self, text: str, *, inside: bool = False) -> list[int]:
         """Ids of plain text; what looks like a control token is read letter by letter.
 
         inside: the text goes on where other text stopped, so no space is put before it.
         """
-        pieces = self._inner if inside else self._pieces
+        return self._plain(self._inner if inside else self._pieces, text)
+
+    def _plain(self, pieces: SentencePieceProcessor, text: str) -> list[int]:
         ids = pieces.encode(text)
-        if not self._typed_ids.isdisjoint(ids):
-            ids = pieces.encode(_literal(text))
+        if self._never_typed.isdisjoint(ids):
+            return list(ids)
+        found = pieces.encode(text, return_type="offset_mapping")
+        # cut off the last character of each control token, and it is found no more
+        cuts = [
+            end - 1
+            for id_, (_, end) in zip(found["ids"], found["offsets"], strict=True)
+            if id_ in self._never_typed
+        ]
+        ids = self._plain(pieces, text[: cuts[0]])
+        for start, end in pairwise([*cuts, len(text)]):
+            ids += self._plain(self._inner, text[start:end])
         return ids
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where the pieces of a text stand in it, [start, end) in characters."""
-        return self._pieces.encode(text, return_type="offset_mapping")["offsets"]
+        return [(start, end) for start, end in self._pieces.encode(text, return_type="offset_mapping")["offsets"]]
 
     def encode_masked(self, parts: Sequence[str]) -> list[int]:
         """Ids of a text whose gaps lie between `parts`: the parts' pieces with sentinel k after part k.
 
         The pieces are those of the unmasked text as far as possible: a space before a gap belongs to
         what fills it, as in `▁Paris`, and text that follows a gap directly begins without a space.
+        PromptError when there are more gaps than sentinels.
         """
+        if len(parts) > len(self.sentinels) + 1:
+            raise PromptError(
+                f"The prompt has {len(parts) - 1:,} masks; this model knows {len(self.sentinels)}. Remove some."
+            )
         ids: list[int] = []
         for number, part in enumerate(parts):
             if number:
                 ids.append(self.sentinels[number - 1])
-            ids += self.encode(part, inside=number > 0 and not part[:1].isspace())
+            ids += self._part(part, first=number == 0)
         return ids
 
     def encode_answer(self, before: str, answer: str, *, first: bool) -> list[int]:
         """Ids of what fills a gap after the part `before`; first: the gap is the first of the text."""
-        starts_word = before[-1:].isspace() or (first and not before) or answer[:1].isspace()
-        return self.encode(answer, inside=not starts_word)
+        spaced = self._ends_in_space(before) or (first and not before)
+        return self._plain(self._outer, answer) if spaced else self._part(answer, first=False)
+
+    def _part(self, text: str, *, first: bool) -> list[int]:
+        if first:
+            return self._plain(self._pieces, text)
+        # whatever the model's normalizer takes for a space opens a word: it is put there as `▁`
+        return self._plain(self._outer if self._starts_with_space(text) else self._inner, text)
+
+    def _starts_with_space(self, text: str) -> bool:
+        return bool(text) and self._inner.normalize(f"a{text}a").startswith(f"a{SPACE}")
+
+    def _ends_in_space(self, text: str) -> bool:
+        return bool(text) and self._inner.normalize(f"a{text}a").endswith(f"{SPACE}a")
 
     def piece(self, id_: int) -> str:
         """How a token is written: its piece, or the name of a special token."""
         if id_ < len(self._pieces):
-            return self._pieces.id_to_piece(id_)
-        if id_ in self._names:
-            return self._names[id_]
-        return f"<extra_id_{self._sentinel_number[id_]}>" if id_ in self._sentinel_number else f"<{id_}>"
+            return str(self._pieces.id_to_piece(id_))
+        return self._appended.get(id_, f"<{id_}>")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, with the space that a leading `▁` stands for; bytes that are not UTF-8 become U+FFFD."""
-        own = [id_ for id_ in ids if id_ < len(self._pieces) and not self._pieces.is_control(id_)]
-        text = self._inner.decode(own)
-        return f" {text}" if own and self._starts_word(own[0]) and not text.startswith(" ") else text
+        """Text of ids, with the space that a leading `▁` stands for; bytes that are not UTF-8 become U+FFFD.
 
-    def _starts_word(self, id_: int) -> bool:
-        return self._pieces.id_to_piece(id_).startswith(SPACE)
+        Control tokens have no text.
+        """
+        own = [id_ for id_ in ids if id_ < len(self._pieces) and not self._pieces.is_control(id_)]
+        text = str(self._inner.decode(own))
+        spaced = bool(own) and self.piece(own[0]).startswith(SPACE) and not text.startswith(" ")
+        return f" {text}" if spaced else text
 
     def is_sentinel(self, id_: int) -> int | None:
         """The number of a sentinel, None for any other id."""
@@ -181,16 +216,28 @@ class Tokenizer:
 
     def nemo_encode(self, text: str) -> list[int]:
         """Special tokens wherever their names occur; the text between them, each piece of it on its own."""
-        if not self.special:
-            return self._pieces.encode(text)
-        names = sorted(self.special, key=list(self.special).index)
-        found = re.compile("|".join(re.escape(name) for name in names))
-        ids, end = [], 0
-        for match in found.finditer(text):
-            ids += self._pieces.encode(text[end : match.start()])
-            ids.append(self.special[match.group()])
+        ids: list[int] = []
+        for plain, name in self._nemo_split(text):
+            ids += self._pieces.encode(plain)
+            ids += [self.special[name]] if name else []
+        return ids
+
+    def nemo_tokens(self, text: str) -> list[str]:
+        """The pieces of `nemo_encode`, special tokens as they are named in the text."""
+        tokens: list[str] = []
+        for plain, name in self._nemo_split(text):
+            tokens += self._pieces.encode(plain, return_type=str)
+            tokens += [name] if name else []
+        return tokens
+
+    def _nemo_split(self, text: str) -> Iterator[tuple[str, str]]:
+        """Plain text and the name of the special token after it, "" at the end."""
+        end = 0
+        # of two names at one place the one registered first is taken, as in NeMo
+        for match in re.finditer("|".join(map(re.escape, self.special)) or "(?!)", text):
+            yield text[end : match.start()], match.group()
             end = match.end()
-        return ids + self._pieces.encode(text[end:])
+        yield text[end:], ""
 
     def nemo_masked_ids(self, prompt: str) -> list[int]:
         """The encoder's ids in NeMo: the k-th word that is exactly `<mask>` becomes `<extra_id_k>`."""
@@ -202,38 +249,39 @@ class Tokenizer:
 
     def nemo_text(self, pieces: Sequence[str]) -> str:
         """Text of pieces, as NeMo's tokens_to_text gives it."""
-        return self._pieces.decode_pieces(list(pieces))
+        return str(self._pieces.decode_pieces(list(pieces)))
 
 
-def _literal(text: str) -> str:
-    """The text with a zero-width joiner inside whatever might be read as a control token."""
-    return LOOKS_LIKE_CONTROL.sub("<\u2060", text)
-
-
-def _owned_sentinel(pieces: sentencepiece.SentencePieceProcessor, number: int) -> int | None:
+def _owned_sentinel(pieces: SentencePieceProcessor, number: int) -> int | None:
     for name in (f"{SPACE}<extra_id_{number}>", f"<extra_id_{number}>"):
         if pieces.piece_to_id(name) != pieces.unk_id():
-            return pieces.piece_to_id(name)
+            return int(pieces.piece_to_id(name))
     return None
 
 
-def _processor(model_proto: bytes) -> sentencepiece.SentencePieceProcessor:
-    """CheckpointError with the likely cause when the bytes are no SentencePiece model."""
-    start = model_proto[:200].lstrip()
+def _processor(model_proto: bytes) -> SentencePieceProcessor:
+    """CheckpointError with the likely cause when the bytes are no usable SentencePiece model."""
+    start = model_proto[:200].lstrip().lower()
     if not start:
         raise CheckpointError("The SentencePiece model is empty. Download it again.")
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError("The SentencePiece model is a Git LFS pointer. Run `git lfs pull` where it came from.")
-    if start[:1] == b"<" or start[:5].lower() == b"<!doc":
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError("The SentencePiece model is a web page. Download the file itself.")
-    processor = sentencepiece.SentencePieceProcessor()
+    processor = SentencePieceProcessor()
     try:
         processor.load_from_serialized_proto(model_proto)
     except RuntimeError as fault:
-        raise CheckpointError("The SentencePiece model cannot be read; it is damaged or not one.") from fault
+        raise CheckpointError(
+            "The SentencePiece model cannot be read: it is damaged, half downloaded, or another kind of file. "
+            "Download it again."
+        ) from fault
     if len(processor) < 4:
-        raise CheckpointError(f"The SentencePiece model has {len(processor)} pieces. Download it again.")
-    longest = max(len(processor.id_to_piece(id_)) for id_ in range(len(processor)))
-    if longest > LARGEST_PIECE:
-        raise CheckpointError(f"The SentencePiece model has a piece of {longest:,} characters; it is damaged.")
+        raise CheckpointError(f"The SentencePiece model has only {len(processor)} pieces. Download it again.")
+    longest = max(map(len, processor.id_to_piece(list(range(len(processor))))))
+    if longest > LONGEST_PIECE:
+        raise CheckpointError(
+            f"The SentencePiece model has a piece of {longest:,} characters, at most {LONGEST_PIECE:,} are sensible. "
+            "It is damaged; download it again."
+        )
     return processor

@@ -248,8 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     data = options.vocabulary.read_bytes()
-    tokenizer = Tokenizer.huggingface(data, 1 << 20)
-    tokenizer.vocab_size = max(tokenizer.sentinels) + 1
+    tokenizer = Tokenizer.huggingface(data)
     recipe = Recipe(**{name: getattr(options, name) for name in asdict(Recipe())})
     training = Training(recipe, tokenizer, torch.device(options.device))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,334 @@
+"""A prompt with masks, and what fills them."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Protocol
+
+from mt5.errors import PromptError
+from mt5.tokenizer import MASK, SENTINELS, Tokenizer
+
+LONGEST_PROMPT = 4_000  # characters
+HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+KANA = re.compile(r"[\u3040-\u30ff\uff66-\uff9f]")
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another candidate for a token."""
+
+    id: int
+    piece: str
+    log_prob: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that the decoder wrote, or was asked about.
+
+    log_prob: natural logarithm of its softmax probability, before temperature or truncation.
+    alternatives: other candidates at its place, likeliest first. rank: 1 for the likeliest, when scored.
+    """
+
+    id: int
+    piece: str
+    log_prob: float
+    alternatives: tuple[Alternative, ...] = ()
+    rank: int | None = None
+
+    @property
+    def probability(self) -> float:
+        return math.exp(self.log_prob)
+
+    @property
+    def surprise(self) -> float:
+        """In bits: −log2 p."""
+        return -self.log_prob / math.log(2)
+
+
+@dataclass(frozen=True)
+class Span:
+    """What fills one mask, counted from 0.
+
+    text: as it stands in the filled sentence. missing: the decoder never came to this mask.
+    truncated: the span ended because it had reached the longest length allowed.
+    """
+
+    mask: int
+    text: str
+    tokens: tuple[Token, ...] = ()
+    missing: bool = False
+    truncated: bool = False
+
+    @property
+    def log_prob(self) -> float:
+        return sum(token.log_prob for token in self.tokens)
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.tokens)
+
+
+def perplexity(tokens: Sequence[Token]) -> float:
+    """exp of the mean surprise, in nats per token; 1 for no tokens."""
+    return math.exp(-sum(token.log_prob for token in tokens) / len(tokens)) if tokens else 1.0
+
+
+@dataclass(frozen=True)
+class MaskedPrompt:
+    """A prompt and the parts of it around its masks: one part more than masks."""
+
+    prompt: str
+    parts: tuple[str, ...]
+
+    @property
+    def masks(self) -> int:
+        return len(self.parts) - 1
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A prompt with its masks filled.
+
+    text: the prompt with each mask replaced by its span, all else byte for byte as it was.
+    masked_input: the pieces that the encoder read. candidates: all results asked for, best first, when several.
+    """
+
+    prompt: str
+    text: str
+    masked_input: str
+    spans: tuple[Span, ...]
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        return tuple(token for span in self.spans for token in span.tokens)
+
+    @property
+    def log_prob(self) -> float:
+        """Of all tokens of all spans together."""
+        return sum(span.log_prob for span in self.spans)
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.tokens)
+
+
+@dataclass(frozen=True)
+class Fill(Filled):
+    """What the model wrote. candidates: all results, best first, when several were asked for."""
+
+    candidates: tuple["Fill", ...] = ()
+
+    @property
+    def completion(self) -> str:
+        """The spans alone, joined by spaces."""
+        return " ".join(span.text for span in self.spans)
+
+
+@dataclass(frozen=True)
+class Score(Filled):
+    """What the model thinks of given answers; every token has its rank."""
+
+
+@dataclass(frozen=True)
+class SweepWord:
+    """A word, [start, end) in the text, masked: how likely it was, and what the model would have written."""
+
+    start: int
+    end: int
+    word: str
+    score: Span
+    fill: Span
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every word of a text, masked in turn."""
+
+    text: str
+    words: tuple[SweepWord, ...]
+
+
+class Written(Protocol):
+    """What a decoder wrote after its start id; generate.Hypothesis."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+    @property
+    def log_probs(self) -> tuple[float, ...]: ...
+    @property
+    def alternatives(self) -> tuple[tuple[tuple[int, float], ...], ...]: ...
+    @property
+    def truncated(self) -> frozenset[int]: ...
+
+
+def check_text(text: object, what: str = "prompt") -> str:
+    """The text itself, or PromptError that says why it cannot be used."""
+    if not isinstance(text, str):
+        raise PromptError(f"The {what} is {type(text).__name__}, expected text.")
+    if not text.strip():
+        raise PromptError(f"The {what} is empty. Type a sentence.")
+    if len(text) > LONGEST_PROMPT:
+        raise PromptError(
+            f"The {what} has {len(text):,} characters; at most {LONGEST_PROMPT:,} are read. Shorten it."
+        )
+    for place, character in enumerate(text, 1):
+        if character == "\0" or "\ud800" <= character <= "\udfff":
+            raise PromptError(
+                f"Character {place:,} of the {what} is U+{ord(character):04X}, which is no text. Delete it."
+            )
+    return text
+
+
+def parse(prompt: object) -> MaskedPrompt:
+    """Find the masks of a prompt. PromptError when there is none, too many, or the prompt is no usable text."""
+    text = check_text(prompt)
+    parts = tuple(text.split(MASK))
+    if len(parts) == 1:
+        raise PromptError(f"The prompt has no {MASK}. Put {MASK} where a word or a few are missing.")
+    if len(parts) - 1 > SENTINELS:
+        raise PromptError(f"The prompt has {len(parts) - 1:,} masks; at most {SENTINELS} can be filled. Remove some.")
+    return MaskedPrompt(text, parts)
+
+
+def check_answers(masked: MaskedPrompt, answers: object) -> list[str]:
+    """One answer per mask, or PromptError."""
+    if isinstance(answers, str) or not isinstance(answers, Sequence):
+        raise PromptError("The answers must be a list with one text per mask.")
+    if len(answers) != masked.masks:
+        raise PromptError(f"The prompt has {masked.masks} masks, but {len(answers)} answers were given.")
+    return [check_text(answer, f"answer for mask {number}") for number, answer in enumerate(answers, 1)]
+
+
+def split_spans(written: Written, masks: int, tokenizer: Tokenizer) -> list[Span]:
+    """The spans of a decoder's output, one per mask; their text is not yet fitted to a prompt.
+
+    What stands before the first sentinel is dropped, and so is what follows a sentinel that belongs to no
+    mask or was written before; a mask whose sentinel was never written is missing.
+    """
+    tokens: dict[int, list[Token]] = {}
+    current: list[Token] | None = None
+    for place, (id_, log_prob) in enumerate(zip(written.ids, written.log_probs, strict=True)):
+        if id_ == tokenizer.eos_id:
+            break
+        number = tokenizer.is_sentinel(id_)
+        if number is not None:
+            current = [] if number < masks and number not in tokens else None
+            if current is not None:
+                tokens[number] = current
+        elif current is not None and id_ not in tokenizer.control_ids:
+            others = tuple(Alternative(i, tokenizer.piece(i), v) for i, v in written.alternatives[place])
+            current.append(Token(id_, tokenizer.piece(id_), log_prob, others))
+    return [
+        Span(
+            mask,
+            tokenizer.decode([token.id for token in tokens.get(mask, ())]),
+            tuple(tokens.get(mask, ())),
+            missing=mask not in tokens,
+            truncated=mask in written.truncated,
+        )
+        for mask in range(masks)
+    ]
+
+
+def fitted(masked: MaskedPrompt, spans: Sequence[Span]) -> tuple[Span, ...]:
+    """The spans with their text as it stands in the sentence: no second space after one that is there already."""
+    result = []
+    for span in spans:
+        before = masked.parts[span.mask]
+        spaced = before[-1:].isspace() or (span.mask == 0 and not before)
+        result.append(replace(span, text=span.text.removeprefix(" ") if spaced else span.text))
+    return tuple(result)
+
+
+def splice(masked: MaskedPrompt, texts: Sequence[str]) -> str:
+    """The prompt with each mask replaced; all else is byte for byte what it was."""
+    pairs = zip(masked.parts[1:], texts, strict=True)
+    return masked.parts[0] + "".join(text + part for part, text in pairs)
+
+
+def fill_of(masked: MaskedPrompt, masked_input: str, written: Written, tokenizer: Tokenizer) -> Fill:
+    """A decoder's output as a filled prompt."""
+    spans = fitted(masked, split_spans(written, masked.masks, tokenizer))
+    return Fill(masked.prompt, splice(masked, [span.text for span in spans]), masked_input, spans)
+
+
+def nemo_response(
+    prompt: str, masked_ids: Sequence[int], ids: Sequence[int], log_probs: Sequence[float], tokenizer: Tokenizer
+) -> dict[str, object]:
+    """The response of NeMo 1.11's `complete`, its pairing of log-probabilities included.
+
+    ids: the decoder's, its start id first. log_probs[j] is that of ids[j + 1]. NeMo drops special ids from
+    the ids, but not from the log-probabilities, so each one dropped shifts what follows.
+    """
+    own = list(ids)
+    if tokenizer.eos_id in own:
+        own = own[: own.index(tokenizer.eos_id)]
+    else:
+        own = [id_ for id_ in own if id_ != tokenizer.pad_id]
+    special = set(tokenizer.special.values())
+    own = [id_ for id_ in own if id_ not in special]
+    pieces = [tokenizer.piece(id_) for id_ in own]
+    return {
+        "prompt": prompt,
+        "completion": {
+            "text": tokenizer.nemo_text(pieces),
+            "tokens": [list(row) for row in zip(own, pieces, log_probs, strict=False)],
+        },
+        "masked_input": " ".join(tokenizer.piece(id_) for id_ in masked_ids),
+    }
+
+
+def words(text: str) -> list[tuple[int, int]]:
+    """Where the words stand, [start, end) in characters, punctuation left out.
+
+    Japanese and Chinese, told by their script, are cut by a segmenter; other text at spaces.
+    """
+    if KANA.search(text):
+        spans = [match.span() for match in re.finditer(r"\S+", text)]
+        found = [(s + a, s + b) for s, e in spans for a, b in _spans_of(_japanese(text[s:e]))]
+    elif HAN.search(text):
+        found = _spans_of(_chinese(text))
+    else:
+        found = [match.span() for match in re.finditer(r"\S+", text)]
+    trimmed = [_trimmed(text, start, end) for start, end in found]
+    return [(start, end) for start, end in trimmed if start < end]
+
+
+def _spans_of(parts: Sequence[str]) -> list[tuple[int, int]]:
+    ends = [0]
+    for part in parts:
+        ends.append(ends[-1] + len(part))
+    return list(zip(ends, ends[1:], strict=False))
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Without what is no letter, number or mark at either side."""
+    while start < end and unicodedata.category(text[start])[0] not in "LN":
+        start += 1
+    while start < end and unicodedata.category(text[end - 1])[0] not in "LNM":
+        end -= 1
+    return start, end
+
+
+@cache
+def _japanese_segmenter() -> object:
+    from sudachipy import Dictionary, SplitMode
+
+    return Dictionary(dict="small").tokenizer(mode=SplitMode.C)
+
+
+def _japanese(text: str) -> list[str]:
+    return [morpheme.surface() for morpheme in _japanese_segmenter().tokenize(text)]
+
+
+def _chinese(text: str) -> list[str]:
+    import logging
+
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    return list(jieba.cut(text))
