@@ -1,0 +1,57 @@
+# make run    the page on http://127.0.0.1:7860
+# make test   every test
+# Both make .venv when it is not there, and start at once when it is.
+
+PYTHON ?= python3
+PORT ?= 7860
+CHECKPOINT ?= assets/model
+DTYPE ?= auto
+TP ?= 1
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test test-fast lint screenshots browser
+.DELETE_ON_ERROR:
+
+run: .venv/run.stamp
+	$(BIN)/python app.py --port $(PORT) --checkpoint "$(CHECKPOINT)" --dtype $(DTYPE) --tensor-parallel $(TP)
+
+test: .venv/test.stamp browser
+	$(BIN)/python -m pytest
+
+test-fast: .venv/test.stamp
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+
+screenshots: .venv/test.stamp browser
+	$(BIN)/python -m tests.screenshots
+
+# Tests drive Debian's Chromium; the fonts are those of the 24 languages.
+browser:
+	@command -v chromium >/dev/null || { \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "Installing Chromium …" && apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq chromium fonts-noto-core fonts-noto-cjk; \
+	  else \
+	    echo "The browser tests need Chromium. Install it and try again:" >&2; \
+	    echo "  sudo apt-get install chromium fonts-noto-core fonts-noto-cjk" >&2; \
+	    echo "or run the others: make test-fast" >&2; exit 1; \
+	  fi; }
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: requirements.txt | .venv/bin/python
+	@echo "Installing what the page needs …"
+	$(PIP) -r requirements.txt
+	@touch $@
+
+.venv/test.stamp: requirements-dev.txt .venv/run.stamp
+	@echo "Installing what the tests need …"
+	$(PIP) -r requirements-dev.txt
+	@touch $@

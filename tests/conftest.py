@@ -1,0 +1,26 @@
+"""What several test files share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+import mt5
+
+if TYPE_CHECKING:
+    from mt5.engine import Engine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# no deadline: a slow machine is not a fault of the code under test
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator["Engine"]:
+    """The embedded model in float32, opened once for all tests."""
+    with mt5.open(ROOT / "assets" / "model", dtype="float32") as engine:
+        yield engine
