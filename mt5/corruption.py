@@ -1,21 +1,21 @@
-"""Span corruption, the task on which T5 trains (Raffel et al. 2020, §3.1.4): a sentence becomes input and target."""
+"""Span corruption, the task on which T5 trains (Raffel et al. 2020, §3.1.4): a sentence becomes a pair."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mt5.errors import PromptError
-from mt5.tokenizer import Tokenizer
+from mt5.tokenizer import SPACE, Tokenizer
 
-LONGEST_SPAN = 10
+LONGEST_SPAN = 10  # tokens, as NeMo draws them
 
 
 @dataclass(frozen=True)
 class Corruption:
     """A sentence with spans of its tokens masked.
 
-    source: the encoder's ids, sentinel k in place of span k. target: sentinel 0, span 0, sentinel 1, …, eos.
-    spans: [start, end) of each in the sentence's tokens. pieces: the sentence's tokens as text.
+    pieces: the sentence's tokens. spans: [start, end) of each in `pieces`; span k is behind sentinel k.
+    source: the encoder's ids, a sentinel in place of every span. target: sentinel 0, span 0, …, eos.
+    source_text, target_text: both as a person reads them.
     """
 
     text: str
@@ -27,36 +27,40 @@ class Corruption:
     target_text: str
 
 
-def draw_spans(length: int, *, density: float, mean_span: float, rng: random.Random) -> list[tuple[int, int]]:
-    """Spans of `length` tokens that hold about the share `density` of them, in order and apart.
+def draw_spans(
+    length: int, *, density: float, mean_span: float, rng: random.Random, most: int
+) -> list[tuple[int, int]]:
+    """Spans of `length` tokens that hold the share `density` of them, in order, none touching another.
 
-    Lengths are geometric with mean `mean_span`, at most LONGEST_SPAN; starts are tried in random order until
-    the budget of masked tokens is used, which is at least one token. One token at least stays unmasked.
+    The budget is rounded, at least one token, and leaves at least one unmasked. Lengths are geometric with
+    mean `mean_span`, at most LONGEST_SPAN, the last cut to fit; any arrangement is as likely as another.
+    Spans grow longer only where there would be more than `most`, or too few tokens to keep them apart.
     """
     budget = min(max(1, round(density * length)), length - 1)
-    taken = [False] * length
-    starts = list(range(length))
-    rng.shuffle(starts)
-    spans = []
-    for start in starts:
-        if budget == 0:
+    unmasked = length - budget
+    lengths: list[int] = []
+    while (left := budget - sum(lengths)) > 0:
+        if len(lengths) == min(most, unmasked + 1):
+            for number in range(left):
+                lengths[number % len(lengths)] += 1
             break
-        wanted = 1
-        while wanted < LONGEST_SPAN and rng.random() > 1 / mean_span:
-            wanted += 1
-        end = start
-        # a span neither overlaps nor touches another: two that touch would be one
-        while end < length and end - start < min(wanted, budget) and not taken[end]:
-            end += 1
-        apart = (start == 0 or not taken[start - 1]) and (end == length or not taken[end])
-        if end > start and apart:
-            taken[start:end] = [True] * (end - start)
-            spans.append((start, end))
-            budget -= end - start
-    return sorted(spans)
+        span = 1
+        while span < LONGEST_SPAN and rng.random() > 1 / mean_span:
+            span += 1
+        lengths.append(min(span, left))
+    # before each span stand so many of the unmasked tokens
+    slots = sorted(rng.sample(range(unmasked + 1), len(lengths)))
+    rng.shuffle(lengths)  # else the one that was cut to fit would always be the last
+    spans, masked = [], 0
+    for slot, span in zip(slots, lengths, strict=True):
+        spans.append((slot + masked, slot + masked + span))
+        masked += span
+    return spans
 
 
-def corrupt(text: str, tokenizer: Tokenizer, *, density: float, mean_span: float, rng: random.Random) -> Corruption:
+def corrupt(
+    text: str, tokenizer: Tokenizer, *, density: float, mean_span: float, rng: random.Random
+) -> Corruption:
     """Mask spans of a sentence's tokens. PromptError when it is too short or the numbers are out of range."""
     if not 0.01 <= density <= 0.9:
         raise PromptError(f"The noise density is {density!r}, expected 0.01 to 0.9.")
@@ -64,41 +68,30 @@ def corrupt(text: str, tokenizer: Tokenizer, *, density: float, mean_span: float
         raise PromptError(f"The mean span length is {mean_span!r}, expected 1 to {LONGEST_SPAN}.")
     ids = tokenizer.encode(text)
     if len(ids) < 2:
-        raise PromptError("The sentence has fewer than two tokens, so nothing can be masked. Type a longer one.")
-    spans = draw_spans(len(ids), density=density, mean_span=mean_span, rng=rng)[: len(tokenizer.sentinels)]
+        raise PromptError(
+            "The sentence has fewer than two tokens, so nothing can be masked. Type a longer one."
+        )
+    spans = draw_spans(len(ids), density=density, mean_span=mean_span, rng=rng, most=len(tokenizer.sentinels))
+    pieces = [tokenizer.piece(id_) for id_ in ids]
     source: list[int] = []
     target: list[int] = []
+    source_text = target_text = ""
     end = 0
-    for number, span in enumerate(spans):
-        source += [*ids[end : span[0]], tokenizer.sentinels[number]]
-        target += [tokenizer.sentinels[number], *ids[slice(*span)]]
-        end = span[1]
-    source += ids[end:]
-    target.append(tokenizer.eos_id)
+    for number, (start, stop) in enumerate(spans):
+        sentinel, name = tokenizer.sentinels[number], f"<extra_id_{number}>"
+        source += [*ids[end:start], sentinel]
+        target += [sentinel, *ids[start:stop]]
+        # the space before a masked word is masked with it, but without it nobody could read the input
+        gap = f" {name}" if pieces[start].startswith(SPACE) else name
+        source_text += tokenizer.decode(ids[end:start]) + gap
+        target_text += f" {name}{tokenizer.decode(ids[start:stop])}"
+        end = stop
     return Corruption(
         text,
-        tuple(tokenizer.piece(id_) for id_ in ids),
+        tuple(pieces),
         tuple(spans),
-        tuple(source),
-        tuple(target),
-        _spelled(source, tokenizer),
-        _spelled(target, tokenizer),
+        (*source, *ids[end:]),
+        (*target, tokenizer.eos_id),
+        (source_text + tokenizer.decode(ids[end:])).strip(),
+        f"{target_text.strip()} </s>",
     )
-
-
-def _spelled(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """Ids as a person reads them: text, with the sentinels' names and the end of sequence."""
-    text, run = "", []
-
-    def flushed() -> str:
-        piece = tokenizer.decode(run)
-        run.clear()
-        return piece
-
-    for id_ in ids:
-        number = tokenizer.is_sentinel(id_)
-        if number is None and id_ != tokenizer.eos_id:
-            run.append(id_)
-            continue
-        text += flushed() + (" </s>" if number is None else f" <extra_id_{number}>")
-    return (text + flushed()).strip()

@@ -5,15 +5,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 from mt5.errors import PromptError
 from mt5.tokenizer import MASK, SENTINELS, Tokenizer
 
 LONGEST_PROMPT = 4_000  # characters
-HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-KANA = re.compile(r"[\u3040-\u30ff\uff66-\uff9f]")
+# Chinese characters, kana, and the punctuation that goes with them: written without spaces
+UNSPACED = re.compile("[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Filled:
     """A prompt with its masks filled.
 
     text: the prompt with each mask replaced by its span, all else byte for byte as it was.
-    masked_input: the pieces that the encoder read. candidates: all results asked for, best first, when several.
+    masked_input: the pieces that the encoder read.
     """
 
     prompt: str
@@ -184,23 +184,44 @@ def check_text(text: object, what: str = "prompt") -> str:
 
 
 def parse(prompt: object) -> MaskedPrompt:
-    """Find the masks of a prompt. PromptError when there is none, too many, or the prompt is no usable text."""
+    """Find the masks of a prompt. PromptError when there are none or too many, or it is no usable text."""
     text = check_text(prompt)
     parts = tuple(text.split(MASK))
     if len(parts) == 1:
         raise PromptError(f"The prompt has no {MASK}. Put {MASK} where a word or a few are missing.")
     if len(parts) - 1 > SENTINELS:
-        raise PromptError(f"The prompt has {len(parts) - 1:,} masks; at most {SENTINELS} can be filled. Remove some.")
+        raise PromptError(
+            f"The prompt has {len(parts) - 1:,} masks; at most {SENTINELS} can be filled. Remove some."
+        )
     return MaskedPrompt(text, parts)
 
 
-def check_answers(masked: MaskedPrompt, answers: object) -> list[str]:
-    """One answer per mask, or PromptError."""
+def check_answers(masked: MaskedPrompt, answers: object) -> list[str | Span]:
+    """One answer per mask, a text or a span that was filled before, or PromptError."""
     if isinstance(answers, str) or not isinstance(answers, Sequence):
         raise PromptError("The answers must be a list with one text per mask.")
     if len(answers) != masked.masks:
-        raise PromptError(f"The prompt has {masked.masks} masks, but {len(answers)} answers were given.")
-    return [check_text(answer, f"answer for mask {number}") for number, answer in enumerate(answers, 1)]
+        raise PromptError(
+            f"Masks: {masked.masks}, answers: {len(answers)}. Give one answer per mask, in their order."
+        )
+    return [
+        answer if isinstance(answer, Span) else check_text(answer, f"answer for mask {number}")
+        for number, answer in enumerate(answers, 1)
+    ]
+
+
+def answer_ids(masked: MaskedPrompt, answers: Sequence[str | Span], tokenizer: Tokenizer) -> list[list[int]]:
+    """Ids of each answer in its place: those of the sentence that it makes, as far as the gap's edges allow.
+
+    A span gives the ids it holds, so that a fill that is scored again is scored as it was written.
+    """
+    ids = []
+    for mask, answer in enumerate(answers):
+        if isinstance(answer, Span):
+            ids.append([token.id for token in answer.tokens])
+        else:
+            ids.append(tokenizer.encode_answer(masked.parts[mask], answer, first=mask == 0))
+    return ids
 
 
 def split_spans(written: Written, masks: int, tokenizer: Tokenizer) -> list[Span]:
@@ -235,13 +256,37 @@ def split_spans(written: Written, masks: int, tokenizer: Tokenizer) -> list[Span
 
 
 def fitted(masked: MaskedPrompt, spans: Sequence[Span]) -> tuple[Span, ...]:
-    """The spans with their text as it stands in the sentence: no second space after one that is there already."""
-    result = []
-    for span in spans:
-        before = masked.parts[span.mask]
-        spaced = before[-1:].isspace() or (span.mask == 0 and not before)
-        result.append(replace(span, text=span.text.removeprefix(" ") if spaced else span.text))
+    """The spans with their text as it stands in the sentence: spaces at its ends only where they belong."""
+    result: list[Span] = []
+    before = ""  # the sentence so far
+    for span, part, after in zip(spans, masked.parts, masked.parts[1:], strict=False):
+        before += part
+        text = _fitted(before, span.text, after)
+        result.append(replace(span, text=text))
+        before += text
     return tuple(result)
+
+
+def _fitted(before: str, text: str, after: str) -> str:
+    bare, last = text.strip(" "), before[-1:]
+    inside = _is_letter(last) and _is_letter(after[:1])  # of a word
+    unspaced = _is_unspaced(last) and _is_unspaced(bare[:1])
+    if not last or last.isspace() or _opens(last) or inside or unspaced:
+        text = text.lstrip(" ")
+    goes_on = _is_letter(after[:1]) and not _is_unspaced(after[:1]) and not inside
+    return text if goes_on else text.rstrip(" ")
+
+
+def _is_letter(character: str) -> bool:
+    return character != "" and unicodedata.category(character)[0] in "LNM"
+
+
+def _opens(character: str) -> bool:
+    return unicodedata.category(character) in ("Ps", "Pi") or character in "¿¡„‚"
+
+
+def _is_unspaced(character: str) -> bool:
+    return UNSPACED.match(character) is not None
 
 
 def splice(masked: MaskedPrompt, texts: Sequence[str]) -> str:
@@ -257,7 +302,11 @@ def fill_of(masked: MaskedPrompt, masked_input: str, written: Written, tokenizer
 
 
 def nemo_response(
-    prompt: str, masked_ids: Sequence[int], ids: Sequence[int], log_probs: Sequence[float], tokenizer: Tokenizer
+    prompt: str,
+    masked_ids: Sequence[int],
+    ids: Sequence[int],
+    log_probs: Sequence[float],
+    tokenizer: Tokenizer,
 ) -> dict[str, object]:
     """The response of NeMo 1.11's `complete`, its pairing of log-probabilities included.
 
@@ -282,53 +331,33 @@ def nemo_response(
     }
 
 
+def mask_word(text: str, start: int, end: int) -> MaskedPrompt:
+    """The text with [start, end) masked."""
+    return MaskedPrompt(f"{text[:start]}{MASK}{text[end:]}", (text[:start], text[end:]))
+
+
 def words(text: str) -> list[tuple[int, int]]:
     """Where the words stand, [start, end) in characters, punctuation left out.
 
-    Japanese and Chinese, told by their script, are cut by a segmenter; other text at spaces.
+    Japanese and Chinese, told by their script, are cut by ICU's dictionary (the Unicode Consortium's own
+    library, one for both languages and kept up with Unicode); other text at spaces.
     """
-    if KANA.search(text):
-        spans = [match.span() for match in re.finditer(r"\S+", text)]
-        found = [(s + a, s + b) for s, e in spans for a, b in _spans_of(_japanese(text[s:e]))]
-    elif HAN.search(text):
-        found = _spans_of(_chinese(text))
+    if UNSPACED.search(text):
+        from icu4py.breakers import WordBreaker  # 40 MB of data, of use to these languages only
+
+        lengths = [len(part) for part in WordBreaker(text, "ja")]
+        ends = list(accumulate(lengths, initial=0))
+        found = list(pairwise(ends))
     else:
         found = [match.span() for match in re.finditer(r"\S+", text)]
     trimmed = [_trimmed(text, start, end) for start, end in found]
     return [(start, end) for start, end in trimmed if start < end]
 
 
-def _spans_of(parts: Sequence[str]) -> list[tuple[int, int]]:
-    ends = [0]
-    for part in parts:
-        ends.append(ends[-1] + len(part))
-    return list(zip(ends, ends[1:], strict=False))
-
-
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """Without what is no letter, number or mark at either side."""
     while start < end and unicodedata.category(text[start])[0] not in "LN":
         start += 1
-    while start < end and unicodedata.category(text[end - 1])[0] not in "LNM":
+    while start < end and not _is_letter(text[end - 1]):
         end -= 1
     return start, end
-
-
-@cache
-def _japanese_segmenter() -> object:
-    from sudachipy import Dictionary, SplitMode
-
-    return Dictionary(dict="small").tokenizer(mode=SplitMode.C)
-
-
-def _japanese(text: str) -> list[str]:
-    return [morpheme.surface() for morpheme in _japanese_segmenter().tokenize(text)]
-
-
-def _chinese(text: str) -> list[str]:
-    import logging
-
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-    return list(jieba.cut(text))

@@ -52,7 +52,8 @@ class Tokenizer:
         self._appended |= {id_: name for name, id_ in special.items()}
         silent = {id_ for id_ in range(len(pieces)) if pieces.is_control(id_) or pieces.is_unused(id_)}
         # what SentencePiece must not find in text that was typed
-        self._never_typed = frozenset({pad_id, eos_id, *self.sentinels, *special.values()} | silent) - {self.unk_id}
+        named = {pad_id, eos_id, *self.sentinels, *special.values()}
+        self._never_typed = frozenset(named | silent) - {self.unk_id}
         self.control_ids = self._never_typed | {self.unk_id} | frozenset(range(len(pieces), vocab_size))
 
     @classmethod
@@ -69,13 +70,14 @@ class Tokenizer:
         elif len(sentinels) < SENTINELS:
             raise CheckpointError(
                 f"The SentencePiece model has {len(sentinels)} of the {SENTINELS} sentinels, "
-                f"<extra_id_{owned.index(None)}> is missing. Take the spiece.model that belongs to these weights."
+                f"<extra_id_{owned.index(None)}> is missing. "
+                "Take the spiece.model that belongs to these weights."
             )
         used = max(len(pieces), *(id_ + 1 for id_ in sentinels))
         if vocab_size is not None and used > vocab_size:
             raise CheckpointError(
-                f"The SentencePiece model needs {used:,} ids with its sentinels, but the network has {vocab_size:,}. "
-                "Take the spiece.model that belongs to these weights."
+                f"The SentencePiece model needs {used:,} ids with its sentinels, "
+                f"but the network has {vocab_size:,}. Take the spiece.model that belongs to these weights."
             )
         return cls(
             model_proto,
@@ -155,7 +157,8 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where the pieces of a text stand in it, [start, end) in characters."""
-        return [(start, end) for start, end in self._pieces.encode(text, return_type="offset_mapping")["offsets"]]
+        offsets = self._pieces.encode(text, return_type="offset_mapping")["offsets"]
+        return [(start, end) for start, end in offsets]
 
     def encode_masked(self, parts: Sequence[str]) -> list[int]:
         """Ids of a text whose gaps lie between `parts`: the parts' pieces with sentinel k after part k.
@@ -166,7 +169,8 @@ class Tokenizer:
         """
         if len(parts) > len(self.sentinels) + 1:
             raise PromptError(
-                f"The prompt has {len(parts) - 1:,} masks; this model knows {len(self.sentinels)}. Remove some."
+                f"The prompt has {len(parts) - 1:,} masks; this model fills at most {len(self.sentinels)}. "
+                "Remove some."
             )
         ids: list[int] = []
         for number, part in enumerate(parts):
@@ -265,7 +269,9 @@ def _processor(model_proto: bytes) -> SentencePieceProcessor:
     if not start:
         raise CheckpointError("The SentencePiece model is empty. Download it again.")
     if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError("The SentencePiece model is a Git LFS pointer. Run `git lfs pull` where it came from.")
+        raise CheckpointError(
+            "The SentencePiece model is a Git LFS pointer. Run `git lfs pull` where it came from."
+        )
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError("The SentencePiece model is a web page. Download the file itself.")
     processor = SentencePieceProcessor()
@@ -273,7 +279,7 @@ def _processor(model_proto: bytes) -> SentencePieceProcessor:
         processor.load_from_serialized_proto(model_proto)
     except RuntimeError as fault:
         raise CheckpointError(
-            "The SentencePiece model cannot be read: it is damaged, half downloaded, or another kind of file. "
+            "The SentencePiece model cannot be read: it is damaged, half downloaded or another kind of file. "
             "Download it again."
         ) from fault
     if len(processor) < 4:
@@ -281,7 +287,7 @@ def _processor(model_proto: bytes) -> SentencePieceProcessor:
     longest = max(map(len, processor.id_to_piece(list(range(len(processor))))))
     if longest > LONGEST_PIECE:
         raise CheckpointError(
-            f"The SentencePiece model has a piece of {longest:,} characters, at most {LONGEST_PIECE:,} are sensible. "
-            "It is damaged; download it again."
+            f"The SentencePiece model has a piece of {longest:,} characters; it is damaged. "
+            "Download it again."
         )
     return processor
