@@ -10,11 +10,12 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Language:
-    """code: ISO 639-1. endonym: the language's own name for itself."""
+    """code: ISO 639-1. endonym: the language's own name for itself. script: ISO 15924; all run left to right."""
 
     code: str
     endonym: str
     english: str
+    script: str
 
 
 @dataclass(frozen=True)
@@ -29,30 +30,30 @@ class Example:
 
 
 LANGUAGES = (
-    Language("ja", "日本語", "Japanese"),
-    Language("en", "English", "English"),
-    Language("it", "Italiano", "Italian"),
-    Language("lv", "Latviešu", "Latvian"),
-    Language("ru", "Русский", "Russian"),
-    Language("hu", "Magyar", "Hungarian"),
-    Language("zh", "中文", "Chinese"),
-    Language("pl", "Polski", "Polish"),
-    Language("el", "Ελληνικά", "Greek"),
-    Language("de", "Deutsch", "German"),
-    Language("cs", "Čeština", "Czech"),
-    Language("ko", "한국어", "Korean"),
-    Language("hi", "हिन्दी", "Hindi"),
-    Language("no", "Norsk", "Norwegian"),
-    Language("da", "Dansk", "Danish"),
-    Language("sk", "Slovenčina", "Slovak"),
-    Language("fr", "Français", "French"),
-    Language("pt", "Português", "Portuguese"),
-    Language("lt", "Lietuvių", "Lithuanian"),
-    Language("es", "Español", "Spanish"),
-    Language("nl", "Nederlands", "Dutch"),
-    Language("sv", "Svenska", "Swedish"),
-    Language("ro", "Română", "Romanian"),
-    Language("fi", "Suomi", "Finnish"),
+    Language("ja", "日本語", "Japanese", "Jpan"),
+    Language("en", "English", "English", "Latn"),
+    Language("it", "Italiano", "Italian", "Latn"),
+    Language("lv", "Latviešu", "Latvian", "Latn"),
+    Language("ru", "Русский", "Russian", "Cyrl"),
+    Language("hu", "Magyar", "Hungarian", "Latn"),
+    Language("zh", "中文", "Chinese", "Hans"),
+    Language("pl", "Polski", "Polish", "Latn"),
+    Language("el", "Ελληνικά", "Greek", "Grek"),
+    Language("de", "Deutsch", "German", "Latn"),
+    Language("cs", "Čeština", "Czech", "Latn"),
+    Language("ko", "한국어", "Korean", "Kore"),
+    Language("hi", "हिन्दी", "Hindi", "Deva"),
+    Language("no", "Norsk", "Norwegian", "Latn"),
+    Language("da", "Dansk", "Danish", "Latn"),
+    Language("sk", "Slovenčina", "Slovak", "Latn"),
+    Language("fr", "Français", "French", "Latn"),
+    Language("pt", "Português", "Portuguese", "Latn"),
+    Language("lt", "Lietuvių", "Lithuanian", "Latn"),
+    Language("es", "Español", "Spanish", "Latn"),
+    Language("nl", "Nederlands", "Dutch", "Latn"),
+    Language("sv", "Svenska", "Swedish", "Latn"),
+    Language("ro", "Română", "Romanian", "Latn"),
+    Language("fi", "Suomi", "Finnish", "Latn"),
 )
 
 
