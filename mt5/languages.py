@@ -10,7 +10,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Language:
-    """code: ISO 639-1. endonym: the language's own name for itself. script: ISO 15924; all run left to right."""
+    """code: ISO 639-1. endonym: the language's own name for itself. script: ISO 15924, left to right all."""
 
     code: str
     endonym: str
