@@ -42,7 +42,8 @@ class Tokenizer:
         self.model_proto = model_proto
         self._pieces = pieces
         # text that starts a word, and text that goes on inside one
-        self._outer = SentencePieceProcessor(model_proto=model_proto + DUMMY_PREFIX)
+        prefixed = pieces.normalize("a").startswith(SPACE)
+        self._outer = pieces if prefixed else SentencePieceProcessor(model_proto=model_proto + DUMMY_PREFIX)
         self._inner = SentencePieceProcessor(model_proto=model_proto + NO_DUMMY_PREFIX)
         self.vocab_size, self.pad_id, self.eos_id, self.bos_id = vocab_size, pad_id, eos_id, bos_id
         self.unk_id: int = pieces.unk_id()

@@ -225,3 +225,12 @@ def piece_field(text: bytes) -> bytes:
 def test_a_file_that_is_no_sentencepiece_model_is_refused_with_its_cause(data: bytes, cause: str) -> None:
     with pytest.raises(CheckpointError, match=cause):
         Tokenizer.huggingface(data, 1024)
+
+
+def test_a_word_starts_with_a_space_after_a_mask_even_where_a_sentence_does_not() -> None:
+    bare = Tokenizer.huggingface(trained(pad_id=0, eos_id=1, unk_id=2, bos_id=-1, add_dummy_prefix=False))
+    ids = bare.encode_masked(["est ", " est"])
+    assert (
+        bare.decode(ids[: ids.index(bare.sentinels[0])]),
+        bare.decode(ids[ids.index(bare.sentinels[0]) + 1 :]),
+    ) == ("est", " est")
