@@ -17,7 +17,7 @@ WITHOUT_SPACES = ("ja", "zh")
 WORD = re.compile(r"\w(?:[\w'’-]*\w)?[\u0900-\u097f]*")  # Devanagari's vowel signs are not \w
 HELD_OUT = 10
 """One in so many facts with a second template is kept for evaluation."""
-LONGEST_LINE = 110
+LONGEST_LINE = 50
 LANGUAGE_EXPONENT = 0.5
 
 
@@ -102,10 +102,10 @@ def words(text: str, language: str, tokenizer: Tokenizer) -> list[tuple[int, int
 
 def gaps(spans: Sequence[tuple[int, int]], rng: random.Random) -> list[tuple[int, int]]:
     """One or two gaps of one word or a few, as people make them."""
-    count = 2 if len(spans) >= 5 and rng.random() < 0.3 else 1
+    count = 2 if len(spans) >= 5 and rng.random() < 0.2 else 1
     chosen: list[tuple[int, int]] = []
     for _ in range(count):
-        length = min(1 if rng.random() < 0.75 else rng.randint(2, 3), len(spans))
+        length = min(1 if rng.random() < 0.85 else rng.randint(2, 3), len(spans))
         first = rng.randrange(len(spans) - length + 1)
         gap = (spans[first][0], spans[first + length - 1][1])
         if all(gap[1] < a or b < gap[0] for a, b in chosen):

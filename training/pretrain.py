@@ -39,7 +39,7 @@ class Recipe:
     rate: float = 2e-3
     embedding_rate: float = 5e-3
     warmup_steps: int = 150
-    decay_from: float = 0.3
+    decay_from: float = 0.2
     last_rate: float = 0.02
     weight_decay: float = 0.01
     tokens: int = 2_400
@@ -94,7 +94,8 @@ def initialise(model: MT5, generator: torch.Generator) -> None:
         if isinstance(module, VocabularyEmbedding):
             module.weight.normal_(std=0.05, generator=generator)
         elif isinstance(module, Attention):
-            module.query.weight.copy_(torch.randn(module.query.weight.shape, generator=generator) * 256**-0.5)
+            width = module.query.weight.shape[1]
+            module.query.weight.copy_(torch.randn(module.query.weight.shape, generator=generator) * width**-0.5)
             module.output.weight.mul_(0.5)
         elif isinstance(module, RelativeBias):
             half = module.num_buckets // 2 if module.bidirectional else module.num_buckets
