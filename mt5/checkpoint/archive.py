@@ -1,16 +1,16 @@
 """Reading a `.nemo` in place: a tar of files, some of them zips of tensors. Nothing is ever extracted."""
 
 import gzip
-import io
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mt5.checkpoint.file import File, Window
 from mt5.checkpoint.weights import FileTensor, Lazy
 from mt5.errors import CheckpointError
 
@@ -18,33 +18,7 @@ MAX_MEMBERS = 10_000
 MAX_HEADER = 1 << 20  # bytes of names and extended headers before a member
 MAX_PICKLE = 64 << 20  # bytes of the list of tensors in a weights file
 MAX_INFLATED = 64 << 30
-
-
-class Window(io.RawIOBase):
-    """A part of a file, [start, start + size), as a file of its own."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self.file, self.start, self.size, self.at = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence])
-        return self.at
-
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
-        view = memoryview(buffer).cast("B")[: max(0, self.size - self.at)]
-        self.file.seek(self.start + self.at)
-        count = self.file.readinto(view)  # type: ignore[attr-defined]
-        self.at += count
-        return count
+MAX_RATIO = 1_000
 
 
 class Archive:
@@ -54,18 +28,15 @@ class Archive:
         """Index the members. CheckpointError when it is no tar, holds links or devices, or is cut short."""
         self.path = path
         self.file = _plain(path)
-        self.file.seek(0, io.SEEK_END)
-        size = self.file.tell()
         self.members: dict[str, tuple[int, int]] = {}  # name -> start, size
-        self.file.seek(0)
         try:
-            with tarfile.open(fileobj=self.file, mode="r:") as tar:
+            with tarfile.open(fileobj=Window(self.file, 0, self.file.size), mode="r:") as tar:
                 for number, member in enumerate(tar):
-                    self._add(member, number, size)
+                    self._add(member, number)
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as fault:
             raise CheckpointError(f"{path}: not a readable tar archive ({fault}). Download it again.") from fault
 
-    def _add(self, member: tarfile.TarInfo, number: int, size: int) -> None:
+    def _add(self, member: tarfile.TarInfo, number: int) -> None:
         name = member.name.removeprefix("./")
         if number >= MAX_MEMBERS:
             raise CheckpointError(f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint.")
@@ -79,7 +50,7 @@ class Archive:
             raise CheckpointError(f"{self.path}: member {name!r} points outside the archive; NeMo writes none.")
         if name in self.members:
             raise CheckpointError(f"{self.path}: member {name!r} occurs twice.")
-        if member.offset_data + member.size > size:
+        if member.offset_data + member.size > self.file.size:
             raise CheckpointError(f"{self.path}: {name} is cut short. Download the archive again.")
         self.members[name] = (member.offset_data, member.size)
 
@@ -95,12 +66,11 @@ class Archive:
 
     def tensors(self, name: str) -> dict[str, Lazy]:
         """The tensors of a torch zip file, by name, each read from its place when asked for."""
-        start, _ = self.members[name]
-        return torch_tensors(self.window(name), self.file, start, f"{self.path}: {name}")
+        return torch_tensors(self.window(name), f"{self.path}: {name}")
 
 
-def torch_tensors(window: BinaryIO, file: BinaryIO, start: int, label: str) -> dict[str, Lazy]:
-    """The tensors of a file that torch.save wrote; start: where the file begins in `file`.
+def torch_tensors(window: Window, label: str) -> dict[str, Lazy]:
+    """The tensors of a file that torch.save wrote.
 
     The pickle is read with weights_only=True and without its storages; sizes are checked against the zip's own.
     """
@@ -125,39 +95,36 @@ def torch_tensors(window: BinaryIO, file: BinaryIO, start: int, label: str) -> d
         ) from fault
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{label} is no state dict: names with tensors are expected, nothing else.")
-    file.seek(0, io.SEEK_END)
-    end = file.tell()
-    return {str(key): _located(value, file, start, end, f"{label}: {key}") for key, value in state.items()}
+    return {str(key): _located(value, window, f"{label}: {key}") for key, value in state.items()}
 
 
-def _located(tensor: torch.Tensor, file: BinaryIO, start: int, end: int, label: str) -> Lazy:
+def _located(tensor: torch.Tensor, window: Window, label: str) -> Lazy:
     if not tensor.is_contiguous() or tensor.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise CheckpointError(f"{label}: {tensor.dtype} of stride {tensor.stride()}; contiguous floats are expected.")
     storage = tensor.untyped_storage()
-    offset = start + storage._checkpoint_offset + tensor.storage_offset() * tensor.itemsize
-    stop = offset + tensor.numel() * tensor.itemsize
-    if tensor.storage_offset() * tensor.itemsize + tensor.numel() * tensor.itemsize > storage.nbytes() or stop > end:
+    first = tensor.storage_offset() * tensor.itemsize
+    last = first + tensor.numel() * tensor.itemsize
+    offset = storage._checkpoint_offset
+    if last > storage.nbytes() or offset + last > window.size:
         raise CheckpointError(f"{label}: its storage is shorter than its shape {tuple(tensor.shape)}.")
-    return FileTensor(tuple(tensor.shape), tensor.dtype, file, offset)
+    return FileTensor(tuple(tensor.shape), tensor.dtype, window.file, window.start + offset + first)
 
 
-def _plain(path: Path) -> BinaryIO:
-    """The archive as a seekable file; a gzipped one is unpacked into a nameless temporary file."""
-    file = path.open("rb", buffering=0)
-    start = file.read(2)
-    file.seek(0)
+def _plain(path: Path) -> File:
+    """The archive itself; a gzipped one is unpacked into a nameless temporary file."""
+    file = File.open(path)
+    start = bytearray(min(2, file.size))
+    file.read_into(memoryview(start), 0)
     if start != b"\x1f\x8b":
         return file
-    plain = tempfile.TemporaryFile(buffering=0)
-    try:
-        with gzip.open(file) as packed:
-            while block := packed.read(16 << 20):
-                plain.write(block)
-                if plain.tell() > MAX_INFLATED:
-                    raise CheckpointError(f"{path}: unpacks to more than {MAX_INFLATED >> 30} GiB.")
-                if plain.tell() > 1000 * max(path.stat().st_size, 1 << 20):
-                    raise CheckpointError(f"{path}: unpacks to a thousand times its size; this is no checkpoint.")
-    except (OSError, EOFError) as fault:
-        raise CheckpointError(f"{path}: the gzip stream is damaged ({fault}). Download it again.") from fault
-    file.close()
-    return plain
+    limit = min(MAX_INFLATED, MAX_RATIO * max(file.size, 1 << 20))
+    with tempfile.TemporaryFile() as plain:
+        try:
+            with gzip.open(Window(file, 0, file.size)) as packed:
+                while block := packed.read(16 << 20):
+                    plain.write(block)
+                    if plain.tell() > limit:
+                        raise CheckpointError(f"{path}: unpacks to more than {limit:,} bytes; this is no checkpoint.")
+        except (OSError, EOFError, zlib.error) as fault:
+            raise CheckpointError(f"{path}: the gzip stream is damaged ({fault}). Download it again.") from fault
+        return File.of(plain)

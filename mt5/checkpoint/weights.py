@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mt5.checkpoint.file import File
 from mt5.errors import CheckpointError
 from mt5.model import MT5
 
@@ -32,7 +33,7 @@ class FileTensor:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    file: BinaryIO
+    file: File
     offset: int
 
     def narrow(self, dim: int, start: int, stop: int) -> Tensor:
@@ -42,13 +43,7 @@ class FileTensor:
         row = out.nbytes // max(stop - start, 1)
         # by way of bytes: numpy and the buffer protocol know no bfloat16
         view = memoryview(out.view(-1).view(torch.uint8).numpy())
-        self.file.seek(self.offset + start * row)
-        read = 0
-        while read < len(view):  # a raw file may return less than was asked for
-            count = self.file.readinto(view[read:])  # type: ignore[attr-defined]
-            if not count:
-                raise CheckpointError("The checkpoint became shorter while it was read. Load it again.")
-            read += count
+        self.file.read_into(view, self.offset + start * row)
         return out
 
 
