@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from mt5.checkpoint import weights as loading
-from mt5.checkpoint.huggingface import CONFIG, open_huggingface, read_json
 from mt5.checkpoint.hub import REPOSITORY, download
+from mt5.checkpoint.huggingface import CONFIG, open_huggingface, read_json
 from mt5.checkpoint.native import MODEL_TYPE, open_native
 from mt5.checkpoint.nemo import open_nemo, rename
 from mt5.checkpoint.weights import Lazy

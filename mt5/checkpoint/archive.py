@@ -69,6 +69,12 @@ class Archive:
         return torch_tensors(self.window(name), f"{self.path}: {name}")
 
 
+def torch_file(path: Path) -> dict[str, Lazy]:
+    """The tensors of a file of its own that torch.save wrote, such as pytorch_model.bin."""
+    file = File.open(path)
+    return torch_tensors(Window(file, 0, file.size), str(path))
+
+
 def torch_tensors(window: Window, label: str) -> dict[str, Lazy]:
     """The tensors of a file that torch.save wrote.
 
@@ -127,4 +133,4 @@ def _plain(path: Path) -> File:
                         raise CheckpointError(f"{path}: unpacks to more than {limit:,} bytes; this is no checkpoint.")
         except (OSError, EOFError, zlib.error) as fault:
             raise CheckpointError(f"{path}: the gzip stream is damaged ({fault}). Download it again.") from fault
-        return File.of(plain)
+        return File.of(plain, path)

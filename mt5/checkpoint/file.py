@@ -1,4 +1,4 @@
-"""Files that are read in places."""
+"""Files that are read in places, and named when they are not what they should be."""
 
 import io
 import os
@@ -14,32 +14,72 @@ from mt5.errors import CheckpointError
 class File:
     """A file open for reading at any position, from several threads; closed when nothing refers to it."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.size = descriptor, os.fstat(descriptor).st_size
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.descriptor, self.path = descriptor, path
         weakref.finalize(self, os.close, descriptor)
+        self._first = self._stamp()
+        self.size = self._first[0]
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """CheckpointError when the file cannot be opened."""
+        """CheckpointError when the file cannot be opened, or is a stand-in for what should be there."""
         try:
-            return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            file = cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+            start = os.pread(file.descriptor, 512, 0)
         except OSError as fault:
-            raise CheckpointError(f"{path}: cannot be opened ({fault.strerror}).") from fault
+            raise CheckpointError(f"{path}: cannot be read ({fault.strerror}).") from fault
+        if cause := stand_in(start):
+            raise CheckpointError(f"{path} {cause}")
+        return file
 
     @classmethod
-    def of(cls, file: BinaryIO) -> Self:
-        """The same file, under a descriptor of its own."""
+    def of(cls, file: BinaryIO, path: Path) -> Self:
+        """The same file, under a descriptor of its own; path: what to call it."""
         file.flush()
-        return cls(os.dup(file.fileno()))
+        return cls(os.dup(file.fileno()), path)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill `view` from byte `offset`. CheckpointError when the file ends before."""
         done = 0
-        while done < len(view):
+        while done < len(view):  # one call may return less than was asked for
             count = os.preadv(self.descriptor, [view[done:]], offset + done)
             if not count:
-                raise CheckpointError("The checkpoint became shorter while it was read. Load it again.")
+                raise CheckpointError(f"{self.path} became shorter while it was read. Load it again.")
             done += count
+
+    def read(self, size: int, offset: int) -> bytes:
+        data = bytearray(size)
+        self.read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def check_unchanged(self) -> None:
+        """CheckpointError when the file was written to since it was opened, so that old and new may be mixed."""
+        if self._stamp() != self._first:
+            raise CheckpointError(f"{self.path} was changed while it was read. Load it again.")
+
+    def _stamp(self) -> tuple[int, int]:
+        facts = os.fstat(self.descriptor)
+        return facts.st_size, facts.st_mtime_ns
+
+
+def stand_in(start: bytes) -> str | None:
+    """What a file is instead of weights or a vocabulary, judged by its first bytes; None when nothing is odd."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "is empty. Download it again."
+    if start.startswith(b"version https://git-lfs"):
+        return "is only a Git LFS pointer, not the file itself. Run `git lfs pull` in its folder."
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page, not the file itself; the download failed. Download it again."
+    return None
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """The bytes of a file of at most `limit` bytes. CheckpointError names what is wrong with it."""
+    file = File.open(path)
+    if file.size > limit:
+        raise CheckpointError(f"{path} has {file.size:,} bytes, more than the {limit:,} expected of it.")
+    return file.read(file.size, 0)
 
 
 class Window(io.RawIOBase):

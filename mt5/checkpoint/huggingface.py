@@ -2,15 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mt5.checkpoint import safetensors
 from mt5.checkpoint.archive import torch_file
-from mt5.checkpoint.files import read_small
+from mt5.checkpoint.file import read_small
 from mt5.checkpoint.weights import Lazy, same
 from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
 from mt5.errors import CheckpointError
@@ -18,8 +16,8 @@ from mt5.tokenizer import Tokenizer
 
 MAX_CONFIG = 256 << 10
 MAX_TOKENIZER = 64 << 20
-OWN_TYPE = "mt5_span_infilling"
-"""The model_type of networks that transformers has no class for, such as NeMo's."""
+CONFIG = "config.json"
+SPIECE = "spiece.model"
 
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
@@ -53,20 +51,8 @@ class Folder:
 def open_huggingface(folder: Path) -> Folder:
     """Read a folder's configuration and index its weights; none is read yet. CheckpointError names what is wrong."""
     label = str(folder)
-    settings = read_settings(folder / "config.json")
-    if not (folder / "spiece.model").is_file():
-        raise CheckpointError(f"{label}: no spiece.model. Put the SentencePiece model of these weights beside them.")
-    proto = read_small(folder / "spiece.model", MAX_TOKENIZER)
-    if settings.get("model_type") == OWN_TYPE:
-        config = own_config(settings, label)
-        nemo = settings.get("tokenizer") == "nemo"
-        tokenizer = (
-            Tokenizer.nemo(proto, sentinels=_number(settings, "sentinels", label, 100))
-            if nemo
-            else Tokenizer.huggingface(proto, config.vocab_size)
-        )
-        stored, files = _stored(folder)
-        return Folder(settings, tokenizer, config, stored, {name: name for name in stored}, files)
+    settings = read_json(folder / CONFIG)
+    proto = read_vocabulary(folder)
     check_supported(settings, label)
     stored, files = _stored(folder)
     stored.pop(UNUSED, None)
@@ -78,7 +64,7 @@ def open_huggingface(folder: Path) -> Folder:
     return Folder(settings, tokenizer, config, found | stored, names, files)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """config.json as a dictionary."""
     try:
         settings = json.loads(read_small(path, MAX_CONFIG))
@@ -89,6 +75,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: {type(settings).__name__}, expected an object of settings.")
     return settings
+
+
+def read_vocabulary(folder: Path) -> bytes:
+    """The SentencePiece model of a folder."""
+    if not (folder / SPIECE).is_file():
+        raise CheckpointError(f"{folder}: no {SPIECE}. Put the SentencePiece model of these weights beside them.")
+    return read_small(folder / SPIECE, MAX_TOKENIZER)
 
 
 def check_supported(settings: Mapping[str, Any], label: str) -> None:
@@ -193,36 +186,6 @@ def weight_names(config: ModelConfig) -> Iterator[tuple[str, str]]:
         yield f"{side}.final_norm.weight", f"{side}.final_layer_norm.weight"
     if not config.tied_head:
         yield "head.weight", "lm_head.weight"
-
-
-def own_settings(config: ModelConfig, tokenizer: Tokenizer, *, nemo: bool, dtype: torch.dtype) -> dict[str, Any]:
-    """config.json for a network that transformers has no class for; `own_config` reads it."""
-    return {
-        "model_type": OWN_TYPE,
-        "tokenizer": "nemo" if nemo else "huggingface",
-        "sentinels": len(tokenizer.sentinels),
-        "dtype": str(dtype).removeprefix("torch."),
-        "network": asdict(config),
-    }
-
-
-def own_config(settings: Mapping[str, Any], label: str) -> ModelConfig:
-    """The network's facts from a config.json that `own_settings` made."""
-    try:
-        facts = dict(settings["network"])
-        stacks = {side: StackConfig(**facts.pop(side)) for side in ("encoder", "decoder")}
-        config = ModelConfig(**stacks, **facts)
-        known = all(
-            stack.activation in ACTIVATIONS.values() and stack.norm in ("rms", "layer")
-            and stack.positions in ("relative", "absolute")
-            for stack in stacks.values()
-        )
-        if not known:
-            raise ValueError("an unknown norm, activation or kind of positions")
-    except (KeyError, TypeError, ValueError) as fault:
-        raise CheckpointError(f"{label}: config.json does not describe a network ({fault}). Convert it again.") from fault
-    config.check()
-    return config
 
 
 def _stored(folder: Path) -> tuple[dict[str, Lazy], tuple[Path, ...]]:

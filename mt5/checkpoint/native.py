@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mt5.checkpoint.huggingface import CONFIG, SPIECE, read_json, safe_tensors
+from mt5.checkpoint import safetensors
+from mt5.checkpoint.huggingface import CONFIG, read_json, read_vocabulary
 from mt5.checkpoint.weights import Lazy
 from mt5.config import ModelConfig, StackConfig
 from mt5.errors import CheckpointError
@@ -39,12 +40,12 @@ def open_native(folder: Path) -> NativeFolder:
     stacks = {side: _built(StackConfig, facts.get(side), f"{label}: {side}") for side in ("encoder", "decoder")}
     config = _built(ModelConfig, facts | stacks, label)
     config.check()
-    proto, count = (folder / SPIECE).read_bytes(), settings.get("sentinels")
+    proto, count = read_vocabulary(folder), settings.get("sentinels")
     if settings.get("tokenizer") == "nemo":
         tokenizer = Tokenizer.nemo(proto, sentinels=count if isinstance(count, int) else 100)
     else:
         tokenizer = Tokenizer.huggingface(proto, config.vocab_size)
-    return NativeFolder(tokenizer, safe_tensors(folder / "model.safetensors"), config)
+    return NativeFolder(tokenizer, safetensors.read(folder / "model.safetensors"), config)
 
 
 def _built(kind: type[Any], facts: object, label: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from mt5.checkpoint.files import WeightsFile
+from mt5.checkpoint.file import File
 from mt5.checkpoint.weights import FileTensor, Lazy, listed, whole
 from mt5.errors import CheckpointError
 
@@ -23,21 +23,17 @@ def read(path: Path) -> dict[str, Lazy]:
 
     CheckpointError when the header is too long, tensors overlap, leave holes or end outside the file.
     """
-    file = WeightsFile(path)
-    prefix = bytearray(8)
+    file = File.open(path)
     if file.size < 8:
         raise CheckpointError(f"{path} is cut short: {file.size} bytes. Download it again.")
-    file.read_at(0, memoryview(prefix))
-    length = int.from_bytes(prefix, "little")
+    length = int.from_bytes(file.read(8, 0), "little")
     if length > MAX_HEADER or 8 + length > file.size:
         raise CheckpointError(
             f"{path} is no safetensors file, or is cut short: it names a header of {length:,} bytes, "
             f"the file has {file.size:,}. Download it again."
         )
-    header = bytearray(length)
-    file.read_at(8, memoryview(header))
     try:
-        entries = json.loads(header, object_pairs_hook=_unique)
+        entries = json.loads(file.read(length, 8), object_pairs_hook=_unique)
         entries.pop("__metadata__", None)
         if len(entries) > MAX_TENSORS:
             raise ValueError(f"{len(entries):,} tensors")
@@ -55,7 +51,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _tensor(name: str, entry: dict[str, Any], file: WeightsFile, start: int) -> FileTensor:
+def _tensor(name: str, entry: dict[str, Any], file: File, start: int) -> FileTensor:
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"{name} is {entry['dtype']}, expected one of {', '.join(DTYPES)}")
     shape, (first, last) = entry["shape"], entry["data_offsets"]
@@ -67,7 +63,7 @@ def _tensor(name: str, entry: dict[str, Any], file: WeightsFile, start: int) -> 
     return tensor
 
 
-def _check_layout(tensors: Mapping[str, FileTensor], start: int, file: WeightsFile) -> None:
+def _check_layout(tensors: Mapping[str, FileTensor], start: int, file: File) -> None:
     """Each tensor must begin where the one before ends, and the last end with the file."""
     position = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):

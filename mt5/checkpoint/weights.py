@@ -1,5 +1,6 @@
 """Weights on their way from a file into a network: looked at lazily, joined, unfused, cut, checked."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from mt5.checkpoint.file import File
 from mt5.errors import CheckpointError
 from mt5.model import MT5
+
+COMPARED = 1 << 20
+"""So many numbers are compared at a time."""
 
 LISTED = 8
 """So many names of a fault are listed before the rest is counted."""
@@ -36,6 +40,10 @@ class FileTensor:
     file: File
     offset: int
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def narrow(self, dim: int, start: int, stop: int) -> Tensor:
         if dim:  # its rows are scattered: read all of it and keep a part
             return self.narrow(0, 0, self.shape[0]).narrow(dim, start, stop - start).contiguous()
@@ -47,7 +55,7 @@ class FileTensor:
         return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held:
     """A tensor in memory."""
 
@@ -123,6 +131,20 @@ class Unfused:
 
 def whole(tensor: Lazy) -> Tensor:
     return tensor.narrow(0, 0, tensor.shape[0])
+
+
+def same(one: Lazy, other: Lazy) -> bool:
+    """Whether two tensors are equal, number by number; reads no more than it needs to tell."""
+    if one == other:  # the same place in the same file
+        return True
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    rows = max(1, COMPARED // max(1, math.prod(one.shape[1:])))
+    return all(
+        torch.equal(one.narrow(0, start, stop), other.narrow(0, start, stop))
+        for start in range(0, one.shape[0], rows)
+        for stop in [min(start + rows, one.shape[0])]
+    )
 
 
 def check(weights: Mapping[str, Lazy], model: MT5, label: str) -> None:
