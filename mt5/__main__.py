@@ -54,11 +54,17 @@ class ConvertTo(StrEnum):
 Checkpoint = Annotated[
     str,
     typer.Option(
-        "--checkpoint", "--model_file", envvar="MT5_CHECKPOINT", help=".nemo archive, folder or Hugging Face repository id."
+        "--checkpoint",
+        "--model_file",
+        envvar="MT5_CHECKPOINT",
+        help=".nemo archive, folder or Hugging Face repository id.",
     ),
 ]
 TensorParallel = Annotated[
-    int, typer.Option("--tensor-parallel", "--tensor_model_parallel_size", min=1, help="Processes that share the weights.")
+    int,
+    typer.Option(
+        "--tensor-parallel", "--tensor_model_parallel_size", min=1, help="Processes that share the weights."
+    ),
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights in memory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -85,8 +91,12 @@ def describe(span: "Span") -> None:
     typer.echo(f"  <mask> {span.mask + 1}: {span.text!r}  log p {span.log_prob:.3f}")
     for token in span.tokens:
         rank = f"  rank {token.rank:,}" if token.rank else ""
-        others = ", ".join(f"{other.piece} {percent(other.log_prob).strip()}" for other in token.alternatives[:3])
-        typer.echo(f"    {token.piece:<16} {percent(token.log_prob)}{rank}" + (f"   else {others}" if others else ""))
+        others = ", ".join(
+            f"{other.piece} {percent(other.log_prob).strip()}" for other in token.alternatives[:3]
+        )
+        typer.echo(
+            f"    {token.piece:<16} {percent(token.log_prob)}{rank}" + (f"   else {others}" if others else "")
+        )
 
 
 @app.command()
@@ -98,20 +108,28 @@ def fill(
     dtype: DtypeOption = Dtype.auto,
     as_json: AsJson = False,
     output: Annotated[
-        OutputFormat, typer.Option("--format", help="nemo: the response of NeMo's evaluation script, as NeMo computes it.")
+        OutputFormat,
+        typer.Option("--format", help="nemo: the response of NeMo's evaluation script, as NeMo computes it."),
     ] = OutputFormat.text,
     tokens: Annotated[
-        int, typer.Option("--tokens", "--tokens_to_generate", help="At most so many per mask; with --format nemo exactly.")
+        int,
+        typer.Option(
+            "--tokens", "--tokens_to_generate", help="At most so many per mask; with --format nemo exactly."
+        ),
     ] = 16,
     strategy: Strategy = Strategy.greedy,
     beams: Annotated[int, typer.Option(help="Beams kept, with --strategy beam.")] = 4,
     results: Annotated[int, typer.Option(help="Results: the best beams, or so many samples.")] = 1,
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 is off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold probability p; 1 is off.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens that hold probability p; 1 is off.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     alternatives: Annotated[int, typer.Option(help="Other candidates shown per token.")] = 5,
-    guided: Annotated[bool, typer.Option(help="Give the sentinels, so that every mask gets exactly one span.")] = True,
+    guided: Annotated[
+        bool, typer.Option(help="Give the sentinels, so that every mask gets exactly one span.")
+    ] = True,
 ) -> None:
     """Fill every <mask> of a prompt."""
     if (text is None) == (prompt is None):
@@ -121,21 +139,23 @@ def fill(
         if output is OutputFormat.nemo:
             show(engine.nemo_response(chosen, tokens_to_generate=tokens))
             return
-        settings = {
-            "strategy": strategy.value,
-            "num_beams": beams,
-            "num_return": results,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-            "max_new_tokens": tokens,
-            "num_alternatives": alternatives,
-            "guided": guided,
-        }
-        result = engine.fill(chosen, **settings)
+        from mt5.generate import Settings
+
+        settings = Settings(
+            strategy=strategy.value,
+            num_beams=beams,
+            num_return=results,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_new_tokens=tokens,
+            num_alternatives=alternatives,
+            guided=guided,
+        )
+        result = engine.fill(chosen, **vars(settings))
         if as_json:
-            show(engine.fill_record(result, settings))
+            show(engine.record(result, settings))
             return
     for candidate in result.candidates or (result,):
         describe_fill(candidate)
@@ -183,7 +203,9 @@ def sweep(
         show(asdict(result))
         return
     for word in result.words:
-        typer.echo(f"{word.word:<20} {percent(word.score.log_prob)}   model: {word.fill.text} {percent(word.fill.log_prob)}")
+        typer.echo(
+            f"{word.word:<20} {percent(word.score.log_prob)}   model: {word.fill.text} {percent(word.fill.log_prob)}"
+        )
 
 
 @app.command()
@@ -239,12 +261,15 @@ def languages(
     as_json: AsJson = False,
 ) -> None:
     """Fill an example in each of the 24 languages, in one batch."""
+    from mt5.generate import Settings
     from mt5.languages import LANGUAGES, examples
 
-    firsts = [next(example for example in examples() if example.language == language.code) for language in LANGUAGES]
+    firsts = [
+        next(example for example in examples() if example.language == language.code) for language in LANGUAGES
+    ]
     with opened(checkpoint, tensor_parallel, dtype) as engine:
         fills = engine.fill([example.prompt for example in firsts])
-        records = [engine.fill_record(fill, {}) for fill in fills]
+        records = [engine.record(fill, Settings()) for fill in fills]
     if as_json:
         show([{"language": e.language} | record for e, record in zip(firsts, records, strict=True)])
         return
@@ -278,7 +303,9 @@ def info(
 def convert(
     source: Annotated[str, typer.Argument(help=".nemo archive, folder or repository id.")],
     out: Annotated[Path, typer.Argument(help="Folder (huggingface) or .nemo file to write.")],
-    to: Annotated[ConvertTo, typer.Option(help="huggingface: safetensors in a folder.")] = ConvertTo.huggingface,
+    to: Annotated[
+        ConvertTo, typer.Option(help="huggingface: safetensors in a folder.")
+    ] = ConvertTo.huggingface,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Shards of a .nemo.")] = 1,
     dtype: DtypeOption = Dtype.auto,
     as_json: AsJson = False,

@@ -43,7 +43,9 @@ def read(data: bytes, name: str) -> list[Record]:
         raise PromptError(f"{name}: byte {fault.start:,} is not UTF-8. Save the file as UTF-8.") from fault
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > MAX_LINE:
-            raise PromptError(f"{name}, line {number:,}: {len(line):,} characters, at most {MAX_LINE:,} are read.")
+            raise PromptError(
+                f"{name}, line {number:,}: {len(line):,} characters, at most {MAX_LINE:,} are read."
+            )
     rows = list(_csv_rows(text, name) if format_ == "csv" else _jsonl_rows(text, name))
     if not rows:
         raise PromptError(f"{name}: no rows. A column `prompt` is expected, with one prompt in each row.")
@@ -60,7 +62,9 @@ def _csv_rows(text: str, name: str) -> Iterator[Record]:
             raise PromptError(f"{name}, line 1: no column `prompt`, found {found}.")
         for row in reader:
             if None in row or None in row.values():
-                raise PromptError(f"{name}, line {reader.line_num:,}: as many cells as there are columns are expected.")
+                raise PromptError(
+                    f"{name}, line {reader.line_num:,}: as many cells as there are columns are expected."
+                )
             yield {key: _unescaped(value) for key, value in row.items()}
     except csv.Error as fault:
         raise PromptError(f"{name}, line {reader.line_num:,}: {fault}.") from fault
@@ -75,11 +79,15 @@ def _jsonl_rows(text: str, name: str) -> Iterator[Record]:
         except (ValueError, RecursionError) as fault:
             raise PromptError(f"{name}, line {number:,}: not JSON ({fault}).") from fault
         if not isinstance(row, dict) or "prompt" not in row:
-            raise PromptError(f'{name}, line {number:,}: expected an object such as {{"prompt": "…<mask>…"}}.')
+            raise PromptError(
+                f'{name}, line {number:,}: expected an object such as {{"prompt": "…<mask>…"}}.'
+            )
         yield row
 
 
-def fill(rows: Sequence[Record], filler: Filler, *, done: Callable[[int], object] = lambda count: None) -> list[Record]:
+def fill(
+    rows: Sequence[Record], filler: Filler, *, done: Callable[[int], object] = lambda count: None
+) -> list[Record]:
     """Every row with its results: `text`, `spans`, `log_prob` and an `error` that is empty unless it failed.
 
     A prompt that cannot be filled spoils no other. done: called with the number of rows finished since.
@@ -101,7 +109,12 @@ def _fill_block(rows: Sequence[Record], filler: Filler) -> list[Record]:
         return [rows[0] | {"text": "", "spans": [], "log_prob": None, "error": str(fault)}]
     return [
         row
-        | {"text": fill.text, "spans": [span.text for span in fill.spans], "log_prob": fill.log_prob, "error": ""}
+        | {
+            "text": fill.text,
+            "spans": [span.text for span in fill.spans],
+            "log_prob": fill.log_prob,
+            "error": "",
+        }
         for row, fill in zip(rows, fills, strict=True)
     ]
 

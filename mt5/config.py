@@ -97,14 +97,17 @@ class ModelConfig:
             if not stack.norm_eps >= 0:
                 faults.append(f"{side} norm_eps is {stack.norm_eps!r}, expected 0 or more")
         if not faults and self.padded_vocab_size < self.vocab_size:
-            faults.append(f"vocab_size {self.vocab_size:,} exceeds the {self.padded_vocab_size:,} embedding rows")
+            faults.append(
+                f"vocab_size {self.vocab_size:,} exceeds the {self.padded_vocab_size:,} embedding rows"
+            )
         for name in ("start_id", "pad_id", "eos_id"):
             if not faults and not 0 <= getattr(self, name) < self.vocab_size:
-                faults.append(f"{name} is {getattr(self, name)}, outside the vocabulary of {self.vocab_size:,}")
+                faults.append(
+                    f"{name} is {getattr(self, name)}, outside the vocabulary of {self.vocab_size:,}"
+                )
         if self.encoder.positions != self.decoder.positions:
             faults.append("encoder and decoder differ in their kind of positions")
         if (self.encoder.positions == "absolute") != (self.max_positions is not None):
             faults.append("max_positions must be given with absolute positions, and only then")
         if faults:
             raise CheckpointError("The configuration is impossible: " + "; ".join(faults) + ".")
-

@@ -130,7 +130,10 @@ class Row:
         """With one more token."""
         h = self.hypothesis
         hypothesis = replace(
-            h, ids=(*h.ids, token), log_probs=(*h.log_probs, log_prob), alternatives=(*h.alternatives, alternatives)
+            h,
+            ids=(*h.ids, token),
+            log_probs=(*h.log_probs, log_prob),
+            alternatives=(*h.alternatives, alternatives),
         )
         return replace(
             self, hypothesis=hypothesis, pending=(token,), length=self.length + 1, score=self.score + log_prob
@@ -142,7 +145,9 @@ class Rules(Protocol):
 
     def start(self) -> Row: ...
     def forbidden(self, row: Row) -> tuple[int, ...]: ...
-    def choose(self, row: Row, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]) -> Row: ...
+    def choose(
+        self, row: Row, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]
+    ) -> Row: ...
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,9 @@ class Free:
     def forbidden(self, row: Row) -> tuple[int, ...]:
         return ()
 
-    def choose(self, row: Row, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]) -> Row:
+    def choose(
+        self, row: Row, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]
+    ) -> Row:
         row = row.chosen(token, log_prob, alternatives)
         return replace(row, finished=token in self.stop_ids or row.length == self.max_tokens)
 
@@ -185,7 +192,9 @@ class Guided:
     def forbidden(self, row: Row) -> tuple[int, ...]:
         return self.never_ids if row.length else self.never_ids + self.closing_ids
 
-    def choose(self, row: Row, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]) -> Row:
+    def choose(
+        self, row: Row, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]
+    ) -> Row:
         if token in self.closing_ids:
             return self._close(replace(row, score=row.score + log_prob, pending=()))
         row = row.chosen(token, log_prob, alternatives)
@@ -198,7 +207,9 @@ class Guided:
         return self.max_target is not None and len(row.hypothesis.ids) + 1 > self.max_target
 
     def _truncated(self, row: Row) -> Row:
-        return replace(row, hypothesis=replace(row.hypothesis, truncated=row.hypothesis.truncated | {row.gap}))
+        return replace(
+            row, hypothesis=replace(row.hypothesis, truncated=row.hypothesis.truncated | {row.gap})
+        )
 
     def _close(self, row: Row) -> Row:
         row = replace(row, gap=row.gap + 1, length=0)

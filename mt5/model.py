@@ -47,7 +47,11 @@ class RelativeBias(nn.Module):
 
     def __init__(self, stack: StackConfig, *, bidirectional: bool, shard: Shard) -> None:
         super().__init__()
-        self.bidirectional, self.num_buckets, self.max_distance = bidirectional, stack.num_buckets, stack.max_distance
+        self.bidirectional, self.num_buckets, self.max_distance = (
+            bidirectional,
+            stack.num_buckets,
+            stack.max_distance,
+        )
         self.weight = nn.Parameter(torch.empty(stack.num_buckets, shard.part(stack.num_heads)))
 
     def forward(self, queries: range, keys: int) -> Tensor:
@@ -57,7 +61,10 @@ class RelativeBias(nn.Module):
             queries.start, queries.stop, device=device
         ).unsqueeze(1)
         rows = bucket(
-            distance, bidirectional=self.bidirectional, num_buckets=self.num_buckets, max_distance=self.max_distance
+            distance,
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
         )
         return F.embedding(rows, self.weight).permute(2, 0, 1).unsqueeze(0)
 
@@ -67,7 +74,11 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, stack: StackConfig, shard: Shard) -> None:
         super().__init__()
-        self.heads, self.score_scale, self.masked_score = shard.part(stack.num_heads), stack.score_scale, config.masked_score
+        self.heads, self.score_scale, self.masked_score = (
+            shard.part(stack.num_heads),
+            stack.score_scale,
+            config.masked_score,
+        )
         width, bias = stack.num_heads * stack.d_kv, stack.linear_bias
         self.query = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
         self.key = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
@@ -80,7 +91,9 @@ class Attention(nn.Module):
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         return self.split(self.key(memory)), self.split(self.value(memory))
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
         """x: [batch, query, d_model]. keys, values: [batch, head, key, d_kv].
 
         keep: [batch or 1, 1, query or 1, key], False where a key is masked; None keeps all.
@@ -122,7 +135,9 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Self-attention, in the decoder cross-attention, feed-forward; each x + f(norm(x))."""
 
-    def __init__(self, config: ModelConfig, stack: StackConfig, number: int, shard: Shard, *, decoder: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, stack: StackConfig, number: int, shard: Shard, *, decoder: bool
+    ) -> None:
         super().__init__()
         norm = NORMS[stack.norm]
         self.bias_factor = number if stack.relative_bias_times_layer else 1
@@ -147,7 +162,9 @@ class Stack(nn.Module):
         )
         self.final_norm = NORMS[stack.norm](config.d_model, eps=stack.norm_eps)
         shared_bias = stack.positions == "relative" and not stack.relative_bias_per_layer
-        self.relative_bias = RelativeBias(stack, bidirectional=not decoder, shard=shard) if shared_bias else None
+        self.relative_bias = (
+            RelativeBias(stack, bidirectional=not decoder, shard=shard) if shared_bias else None
+        )
 
     def biases(self, queries: range, keys: int) -> list[Tensor | None]:
         """What each layer adds to its self-attention scores: [1, head, query, key] each."""
@@ -155,8 +172,10 @@ class Stack(nn.Module):
             bias = self.relative_bias(queries, keys)
             return [bias * layer.bias_factor if layer.bias_factor != 1 else bias for layer in self.layers]
         tables = [getattr(layer.self_attention, "relative_bias", None) for layer in self.layers]
-        return [None if table is None else table(queries, keys) * layer.bias_factor
-                for table, layer in zip(tables, self.layers, strict=True)]
+        return [
+            None if table is None else table(queries, keys) * layer.bias_factor
+            for table, layer in zip(tables, self.layers, strict=True)
+        ]
 
 
 class Cache:
@@ -181,7 +200,9 @@ class Cache:
             self.buffers.append((keys, values))
             return keys, values
         if end > self.buffers[layer][0].shape[2]:
-            self.buffers[layer] = tuple(self._grown(buffer, max(2 * end, 32)) for buffer in self.buffers[layer])
+            self.buffers[layer] = tuple(
+                self._grown(buffer, max(2 * end, 32)) for buffer in self.buffers[layer]
+            )
         for buffer, new in zip(self.buffers[layer], (keys, values), strict=True):
             buffer[:, :, self.length : end] = new
         return tuple(buffer[:, :, :end] for buffer in self.buffers[layer])
@@ -211,10 +232,13 @@ class MT5(nn.Module):
         self.config, self.shard = config, shard
         self.embedding = VocabularyEmbedding(config.padded_vocab_size, config.d_model, shard=shard)
         self.decoder_embedding = (
-            None if config.shared_embeddings
+            None
+            if config.shared_embeddings
             else VocabularyEmbedding(config.padded_vocab_size, config.d_model, shard=shard)
         )
-        self.positions = None if config.max_positions is None else nn.Embedding(config.max_positions, config.d_model)
+        self.positions = (
+            None if config.max_positions is None else nn.Embedding(config.max_positions, config.d_model)
+        )
         self.encoder = Stack(config, config.encoder, shard, decoder=False)
         self.decoder = Stack(config, config.decoder, shard, decoder=True)
         self.head = Head(config, shard)
@@ -239,7 +263,9 @@ class MT5(nn.Module):
 
     def start(self, memory: Tensor, source_mask: Tensor | None = None) -> Cache:
         """A cache for decoding over `memory`, [batch, source, d_model]; its keys and values are made here, once."""
-        return Cache([layer.cross_attention.keys_values(memory) for layer in self.decoder.layers], source_mask)
+        return Cache(
+            [layer.cross_attention.keys_values(memory) for layer in self.decoder.layers], source_mask
+        )
 
     def decode(self, target: Tensor, cache: Cache) -> Tensor:
         """Run the decoder over new target ids, [batch, new], that follow those already in the cache.
@@ -301,7 +327,9 @@ class MT5(nn.Module):
         new, length = target.shape[1], cache.length + target.shape[1]
         keep = None
         if new > 1:
-            keep = torch.ones(new, length, dtype=torch.bool, device=target.device).tril(cache.length)[None, None]
+            keep = torch.ones(new, length, dtype=torch.bool, device=target.device).tril(cache.length)[
+                None, None
+            ]
         memory_keep = None if cache.source_mask is None else cache.source_mask[:, None, None, :]
         if self.config.pad_masks_target:
             real = target != self.config.pad_id
@@ -310,7 +338,10 @@ class MT5(nn.Module):
                 seen = cache.target_mask[:, None, None, :] & real[:, None, :, None]
                 keep = seen if keep is None else keep & seen
                 source = 1 if memory_keep is None else memory_keep
-                memory_keep = real[:, None, :, None].expand(-1, -1, -1, cache.memory_keys_values[0][0].shape[2]) & source
+                memory_keep = (
+                    real[:, None, :, None].expand(-1, -1, -1, cache.memory_keys_values[0][0].shape[2])
+                    & source
+                )
         return keep, memory_keep
 
 
@@ -327,7 +358,9 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         weight = embedding if self.weight is None else self.weight
-        return F.linear(hidden, weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden.dtype))
+        return F.linear(
+            hidden, weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden.dtype)
+        )
 
 
 def _initial_std(path: str, module: nn.Module, config: ModelConfig) -> float:

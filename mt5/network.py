@@ -44,7 +44,9 @@ class Network:
         source, mask = self._batch(sources)
         # a shorter target's rows end in ids that are never looked at: causality hides them from the rest
         width = max(map(len, targets))
-        labels = torch.tensor([[*target, *[0] * (width - len(target))] for target in targets], device=self.device)
+        labels = torch.tensor(
+            [[*target, *[0] * (width - len(target))] for target in targets], device=self.device
+        )
         start = torch.full_like(labels[:, :1], self.model.config.start_id)
         cache = self.model.start(self.model.encode(source, mask), mask)
         hidden = self.model.decode(torch.cat([start, labels[:, :-1]], 1), cache)
@@ -53,7 +55,10 @@ class Network:
         best: list[list[tuple[tuple[int, float], ...]]] = [[()] * width for _ in targets]
         if candidates:
             ids, tops = (part.tolist() for part in log_probs.top(candidates))
-            best = [[tuple(zip(*pair, strict=True)) for pair in zip(*row, strict=True)] for row in zip(ids, tops, strict=True)]
+            best = [
+                [tuple(zip(*pair, strict=True)) for pair in zip(*row, strict=True)]
+                for row in zip(ids, tops, strict=True)
+            ]
         return [
             Scored(tuple(v[: len(t)]), tuple(r[: len(t)]), tuple(b[: len(t)]))
             for t, v, r, b in zip(targets, values, ranks, best, strict=True)
@@ -63,7 +68,9 @@ class Network:
         """Pad to one length: ids [batch, source] and a mask of the same shape, None when nothing is padded."""
         lengths = torch.tensor([len(source) for source in sources], device=self.device)
         width, pad = int(lengths.max()), self.model.config.pad_id
-        ids = torch.tensor([[*source, *[pad] * (width - len(source))] for source in sources], device=self.device)
+        ids = torch.tensor(
+            [[*source, *[pad] * (width - len(source))] for source in sources], device=self.device
+        )
         if self.model.config.pad_masks_target:
             mask = ids != pad
         else:

@@ -171,7 +171,9 @@ class VocabularyLogProbs:
         if self.shard.size == 1:
             return column, logits - self.normaliser
         # float64 carries an id of any vocabulary exactly
-        message = torch.cat([part.double() for part in (self.local_normaliser, best, logits, column + self.first)], -1)
+        message = torch.cat(
+            [part.double() for part in (self.local_normaliser, best, logits, column + self.first)], -1
+        )
         parts = self.shard.gather(message)
         self._normaliser = torch.logsumexp(parts[..., :1], 0).to(self.logits.dtype)
         best, logits, ids = (torch.cat(part.unbind(0), -1) for part in parts[..., 1:].split(width, -1))

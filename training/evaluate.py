@@ -97,12 +97,18 @@ def guess(engine: Engine, gaps: Sequence[Gap]) -> list[Guess]:
         batch = gaps[first : first + BATCH]
         sources = [[*tokenizer.encode_masked((gap.before, gap.after)), tokenizer.eos_id] for gap in batch]
         targets = [
-            [tokenizer.sentinels[0], *tokenizer.encode_answer(gap.before, gap.answer, first=True), tokenizer.eos_id]
+            [
+                tokenizer.sentinels[0],
+                *tokenizer.encode_answer(gap.before, gap.answer, first=True),
+                tokenizer.eos_id,
+            ]
             for gap in batch
         ]
         for scored in engine.network.score(sources, targets, candidates=1):
             [(_, best)] = scored.candidates[1]
-            guesses.append(Guess(math.exp(best), scored.ranks[1:-1], -sum(scored.log_probs[1:]) / math.log(2)))
+            guesses.append(
+                Guess(math.exp(best), scored.ranks[1:-1], -sum(scored.log_probs[1:]) / math.log(2))
+            )
     return guesses
 
 
@@ -117,7 +123,9 @@ def fill(engine: Engine, prompts: Sequence[str]) -> list[str]:
 
 def calibration_error(guesses: Sequence[Guess], bins: int = BINS) -> float:
     """Expected calibration error of the first token, over bins of equal width (Guo et al. 2017)."""
-    return sum(abs(sum(g.confidence - (g.ranks[0] == 1) for g in group)) for group in binned(guesses, bins)) / len(guesses)
+    return sum(
+        abs(sum(g.confidence - (g.ranks[0] == 1) for g in group)) for group in binned(guesses, bins)
+    ) / len(guesses)
 
 
 def binned(guesses: Sequence[Guess], bins: int = BINS) -> list[list[Guess]]:
@@ -242,7 +250,9 @@ def table(results: dict[str, Figures]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--corpus", type=Path, default=Path("../shared/corpus"), help="see training/README.md")
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("../shared/corpus"), help="see training/README.md"
+    )
     parser.add_argument("--languages", nargs="+", choices=LANGUAGES, default=LANGUAGES)
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     options = parser.parse_args()
@@ -250,9 +260,13 @@ def main() -> None:
     with mt5.open(options.checkpoint, dtype="float32", device="cpu") as engine:
         results = {code: figures(engine, options.corpus, code, facts[code]) for code in options.languages}
     print(table(results))
-    print(f"\nFacts: one in {HELD_OUT} kept out of training by template, {sum(map(len, facts.values())):,} in all.")
+    print(
+        f"\nFacts: one in {HELD_OUT} kept out of training by template, {sum(map(len, facts.values())):,} in all."
+    )
     if options.json:
-        options.json.write_text(json.dumps({code: asdict(row) for code, row in results.items()}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({code: asdict(row) for code, row in results.items()}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ def export(run: Path, out: Path) -> str:
     weights, spiece = folded(state["average"], recipe), (run / "spiece.model").read_bytes()
     size = sum(weight.nbytes for weight in weights.values()) + len(spiece)
     if size > LARGEST:
-        raise ValueError(f"{size:,} bytes of weights and vocabulary; at most {LARGEST:,} are shipped. Train fewer layers.")
+        raise ValueError(
+            f"{size:,} bytes of weights and vocabulary; at most {LARGEST:,} are shipped. Train fewer layers."
+        )
     out.mkdir(parents=True, exist_ok=True)
     config = configuration(recipe, weights["shared.weight"].shape[0])
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")

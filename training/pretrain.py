@@ -95,7 +95,9 @@ def initialise(model: MT5, generator: torch.Generator) -> None:
             module.weight.normal_(std=0.05, generator=generator)
         elif isinstance(module, Attention):
             width = module.query.weight.shape[1]
-            module.query.weight.copy_(torch.randn(module.query.weight.shape, generator=generator) * width**-0.5)
+            module.query.weight.copy_(
+                torch.randn(module.query.weight.shape, generator=generator) * width**-0.5
+            )
             module.output.weight.mul_(0.5)
         elif isinstance(module, RelativeBias):
             half = module.num_buckets // 2 if module.bidirectional else module.num_buckets
@@ -109,7 +111,9 @@ def initialise(model: MT5, generator: torch.Generator) -> None:
         layer.feed_forward.down.weight.mul_(0.5)
 
 
-def loss_of(model: MT5, batch: list[Example], sizes: tuple[int, int], device: torch.device) -> tuple[Tensor, int]:
+def loss_of(
+    model: MT5, batch: list[Example], sizes: tuple[int, int], device: torch.device
+) -> tuple[Tensor, int]:
     """Mean cross-entropy over the target's ids, in nats, and how many there are."""
     source, target = sizes
     ids = torch.zeros(len(batch), source, dtype=torch.long)
@@ -128,7 +132,9 @@ def loss_of(model: MT5, batch: list[Example], sizes: tuple[int, int], device: to
 
 
 def bucket_of(batch: list[Example]) -> tuple[int, int]:
-    longest_source, longest_target = (max(len(part) for part in parts) for parts in zip(*[(e.source, e.target) for e in batch], strict=True))
+    longest_source, longest_target = (
+        max(len(part) for part in parts) for parts in zip(*[(e.source, e.target) for e in batch], strict=True)
+    )
     return next(s for s in SOURCES if s >= longest_source), next(t for t in TARGETS if t >= longest_target)
 
 
@@ -139,7 +145,9 @@ def rate_at(progress: float, step: int, recipe: Recipe) -> float:
     return warm * (1 - (1 - recipe.last_rate) * min(fall, 1.0))
 
 
-def stream(corpus: Path, tokenizer: Tokenizer, rng: random.Random, mixed: bool, recipe: Recipe) -> Iterator[list[Example]]:
+def stream(
+    corpus: Path, tokenizer: Tokenizer, rng: random.Random, mixed: bool, recipe: Recipe
+) -> Iterator[list[Example]]:
     """Batches of facts, and when `mixed` of text besides."""
     train, _ = split_facts(read_facts(corpus))
     sizes = {"tokens": recipe.tokens, "sources": SOURCES, "targets": TARGETS}
@@ -187,7 +195,9 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         keep = min(self.recipe.average, self.step / (self.step + 10))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.model.parameters()], 1 - keep)
+        torch._foreach_lerp_(
+            list(self.average.values()), [p.detach() for p in self.model.parameters()], 1 - keep
+        )
         return float(loss.detach())
 
     def save(self, path: Path) -> None:
@@ -239,11 +249,19 @@ def run(training: Training, corpus: Path, tokenizer: Tokenizer, *, minutes: floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, required=True, help="time to spend in all, earlier sittings included")
-    parser.add_argument("--corpus", type=Path, default=Path("../shared/corpus"), help="see training/README.md")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder for checkpoints and log; a state there is resumed")
+    parser.add_argument(
+        "--minutes", type=float, required=True, help="time to spend in all, earlier sittings included"
+    )
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("../shared/corpus"), help="see training/README.md"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="folder for checkpoints and log; a state there is resumed"
+    )
     parser.add_argument("--vocabulary", type=Path, default=SPIECE, help="spiece.model")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()

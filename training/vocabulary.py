@@ -64,13 +64,17 @@ def train(lines: Iterator[str], vocab_size: int = VOCAB_SIZE) -> bytes:
 def _piece(text: str) -> bytes:
     """A piece in the wire format of SentencePiece's model file, where a repeated field goes on wherever it recurs."""
     data = text.encode()
-    message = b"\x0a" + bytes([len(data)]) + data + b"\x15" + struct.pack("<f", 0.0) + bytes([0x18, USER_DEFINED])
+    message = (
+        b"\x0a" + bytes([len(data)]) + data + b"\x15" + struct.pack("<f", 0.0) + bytes([0x18, USER_DEFINED])
+    )
     return b"\x0a" + bytes([len(message)]) + message
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with <language>.txt.xz and facts.jsonl.xz")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="folder with <language>.txt.xz and facts.jsonl.xz"
+    )
     parser.add_argument("--out", type=Path, required=True, help="spiece.model to write")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -34,20 +34,30 @@ class Archive:
                 for number, member in enumerate(tar):
                     self._add(member, number)
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as fault:
-            raise CheckpointError(f"{path}: not a readable tar archive ({fault}). Download it again.") from fault
+            raise CheckpointError(
+                f"{path}: not a readable tar archive ({fault}). Download it again."
+            ) from fault
 
     def _add(self, member: tarfile.TarInfo, number: int) -> None:
         name = member.name.removeprefix("./")
         if number >= MAX_MEMBERS:
-            raise CheckpointError(f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint.")
+            raise CheckpointError(
+                f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint."
+            )
         if len(str(member.pax_headers)) > MAX_HEADER:
-            raise CheckpointError(f"{self.path}: the header of a member is too long; this is no NeMo checkpoint.")
+            raise CheckpointError(
+                f"{self.path}: the header of a member is too long; this is no NeMo checkpoint."
+            )
         if member.isdir():
             return
         if not member.isreg() or member.issparse():
-            raise CheckpointError(f"{self.path}: member {name!r} is a link, a device or sparse; NeMo writes none.")
+            raise CheckpointError(
+                f"{self.path}: member {name!r} is a link, a device or sparse; NeMo writes none."
+            )
         if name.startswith("/") or ".." in name.split("/"):
-            raise CheckpointError(f"{self.path}: member {name!r} points outside the archive; NeMo writes none.")
+            raise CheckpointError(
+                f"{self.path}: member {name!r} points outside the archive; NeMo writes none."
+            )
         if name in self.members:
             raise CheckpointError(f"{self.path}: member {name!r} occurs twice.")
         if member.offset_data + member.size > self.file.size:
@@ -61,7 +71,9 @@ class Archive:
         """The bytes of a member of at most `limit` bytes."""
         _, size = self.members[name]
         if size > limit:
-            raise CheckpointError(f"{self.path}: {name} has {size:,} bytes, more than the {limit:,} expected of it.")
+            raise CheckpointError(
+                f"{self.path}: {name} has {size:,} bytes, more than the {limit:,} expected of it."
+            )
         return self.window(name).read(size)
 
     def tensors(self, name: str) -> dict[str, Lazy]:
@@ -89,12 +101,16 @@ def torch_tensors(window: Window, label: str) -> dict[str, Lazy]:
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
             raise CheckpointError(f"{label}: {record.filename} is compressed; torch never writes that.")
         if record.filename.endswith("data.pkl") and record.file_size > MAX_PICKLE:
-            raise CheckpointError(f"{label}: its list of tensors has {record.file_size:,} bytes; it is damaged.")
+            raise CheckpointError(
+                f"{label}: its list of tensors has {record.file_size:,} bytes; it is damaged."
+            )
     window.seek(0)
     try:
         with FakeTensorMode():
             state = torch.load(window, map_location="cpu", weights_only=True)
-    except Exception as fault:  # whatever a hostile pickle provokes, the advice of torch's own message is unsafe
+    except (
+        Exception
+    ) as fault:  # whatever a hostile pickle provokes, the advice of torch's own message is unsafe
         raise CheckpointError(
             f"{label} holds more than tensors or is damaged ({type(fault).__name__}). "
             "Only plain weights are read; save them again as a state dict of tensors."
@@ -106,7 +122,9 @@ def torch_tensors(window: Window, label: str) -> dict[str, Lazy]:
 
 def _located(tensor: torch.Tensor, window: Window, label: str) -> Lazy:
     if not tensor.is_contiguous() or tensor.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        raise CheckpointError(f"{label}: {tensor.dtype} of stride {tensor.stride()}; contiguous floats are expected.")
+        raise CheckpointError(
+            f"{label}: {tensor.dtype} of stride {tensor.stride()}; contiguous floats are expected."
+        )
     storage = tensor.untyped_storage()
     first = tensor.storage_offset() * tensor.itemsize
     last = first + tensor.numel() * tensor.itemsize
@@ -130,7 +148,11 @@ def _plain(path: Path) -> File:
                 while block := packed.read(16 << 20):
                     plain.write(block)
                     if plain.tell() > limit:
-                        raise CheckpointError(f"{path}: unpacks to more than {limit:,} bytes; this is no checkpoint.")
+                        raise CheckpointError(
+                            f"{path}: unpacks to more than {limit:,} bytes; this is no checkpoint."
+                        )
         except (OSError, EOFError, zlib.error) as fault:
-            raise CheckpointError(f"{path}: the gzip stream is damaged ({fault}). Download it again.") from fault
+            raise CheckpointError(
+                f"{path}: the gzip stream is damaged ({fault}). Download it again."
+            ) from fault
         return File.of(plain, path)

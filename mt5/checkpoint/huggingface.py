@@ -30,7 +30,12 @@ ACTIVATIONS = {
 # embeddings that are `shared.weight` once more, and a table that early mT5 files hold but never use
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_vocabulary(folder: Path) -> bytes:
     """The SentencePiece model of a folder."""
     if not (folder / SPIECE).is_file():
-        raise CheckpointError(f"{folder}: no {SPIECE}. Put the SentencePiece model of these weights beside them.")
+        raise CheckpointError(
+            f"{folder}: no {SPIECE}. Put the SentencePiece model of these weights beside them."
+        )
     return read_small(folder / SPIECE, MAX_TOKENIZER)
 
 
@@ -92,7 +99,9 @@ def check_supported(settings: Mapping[str, Any], label: str) -> None:
             f"{label}: model_type {kind!r} is not supported; mt5, t5 and umt5 are. Choose an mT5 checkpoint."
         )
     if "quantization_config" in settings:
-        raise CheckpointError(f"{label}: quantised weights are not supported. Choose the unquantised checkpoint.")
+        raise CheckpointError(
+            f"{label}: quantised weights are not supported. Choose the unquantised checkpoint."
+        )
 
 
 def model_config(settings: Mapping[str, Any], *, tied: bool, label: str) -> ModelConfig:
@@ -168,7 +177,9 @@ def weight_names(config: ModelConfig) -> Iterator[tuple[str, str]]:
     for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
         for number in range(stack.num_layers):
             own, theirs = f"{side}.layers.{number}", f"{side}.block.{number}.layer"
-            attentions = [("self", "SelfAttention")] + ([("cross", "EncDecAttention")] if side == "decoder" else [])
+            attentions = [("self", "SelfAttention")] + (
+                [("cross", "EncDecAttention")] if side == "decoder" else []
+            )
             for place, (kind, name) in enumerate(attentions):
                 for part in ("query", "key", "value", "output"):
                     yield f"{own}.{kind}_attention.{part}.weight", f"{theirs}.{place}.{name}.{part[0]}.weight"
@@ -193,7 +204,11 @@ def _stored(folder: Path) -> tuple[dict[str, Lazy], tuple[Path, ...]]:
     name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
     if name is None:
         raise CheckpointError(f"{folder}: no weights; expected one of {', '.join(WEIGHTS)}.")
-    files = [folder / part for part in safetensors.index_files(folder / name)] if name.endswith(".json") else [folder / name]
+    files = (
+        [folder / part for part in safetensors.index_files(folder / name)]
+        if name.endswith(".json")
+        else [folder / name]
+    )
     stored: dict[str, Lazy] = {}
     for file in files:
         tensors = safetensors.read(file) if file.suffix == ".safetensors" else torch_file(file)
@@ -227,7 +242,9 @@ def _number(settings: Mapping[str, Any], name: str, label: str, default: int | N
     value = settings.get(name)
     value = default if value is None else value
     if type(value) is not int or value < 1:
-        raise CheckpointError(f"{label}: {name} in config.json is {value!r}, expected a whole number above 0.")
+        raise CheckpointError(
+            f"{label}: {name} in config.json is {value!r}, expected a whole number above 0."
+        )
     return value
 
 
@@ -246,5 +263,3 @@ def _real(settings: Mapping[str, Any], name: str, label: str, default: float) ->
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise CheckpointError(f"{label}: {name} in config.json is {value!r}, expected a small number.")
     return float(value)
-
-

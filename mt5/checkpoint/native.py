@@ -37,7 +37,9 @@ def open_native(folder: Path) -> NativeFolder:
     facts = settings.get("config")
     if not isinstance(facts, dict):
         raise CheckpointError(f"{label}: no `config` with the network's facts. Convert the checkpoint again.")
-    stacks = {side: _built(StackConfig, facts.get(side), f"{label}: {side}") for side in ("encoder", "decoder")}
+    stacks = {
+        side: _built(StackConfig, facts.get(side), f"{label}: {side}") for side in ("encoder", "decoder")
+    }
     config = _built(ModelConfig, facts | stacks, label)
     config.check()
     proto, count = read_vocabulary(folder), settings.get("sentinels")
@@ -51,5 +53,7 @@ def open_native(folder: Path) -> NativeFolder:
 def _built(kind: type[Any], facts: object, label: str) -> Any:
     names = {field.name for field in fields(kind)}
     if not isinstance(facts, Mapping) or set(facts) != names:
-        raise CheckpointError(f"{label}: expected the facts {', '.join(sorted(names))}. Convert the checkpoint again.")
+        raise CheckpointError(
+            f"{label}: expected the facts {', '.join(sorted(names))}. Convert the checkpoint again."
+        )
     return kind(**facts)

@@ -46,7 +46,9 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
 def read_config(data: bytes, label: str) -> dict[str, Any]:
     """model_config.yaml as a dictionary; `${…}` stays as it is written."""
     if len(data) > MAX_CONFIG:
-        raise CheckpointError(f"{label}: {len(data):,} bytes, more than the {MAX_CONFIG:,} a configuration has.")
+        raise CheckpointError(
+            f"{label}: {len(data):,} bytes, more than the {MAX_CONFIG:,} a configuration has."
+        )
     try:
         config = yaml.load(data.decode("utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as fault:
@@ -112,7 +114,9 @@ def unsupported(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(faults))
 
 
-def model_config(config: Mapping[str, Any], tokenizer: Tokenizer, rows: int, *, tied_head: bool, label: str) -> ModelConfig:
+def model_config(
+    config: Mapping[str, Any], tokenizer: Tokenizer, rows: int, *, tied_head: bool, label: str
+) -> ModelConfig:
     """The network's facts. rows: of the whole word embedding."""
     faults = unsupported(config)
     if faults:
@@ -199,7 +203,9 @@ def join(ranks: list[dict[str, Lazy]], label: str) -> dict[str, Lazy]:
             for number, rank in enumerate(ranks[1:], 1):
                 same = tensor.narrow(0, 0, tensor.shape[0]), rank[name].narrow(0, 0, tensor.shape[0])
                 if not torch.equal(*same):
-                    raise CheckpointError(f"{label}: {name} should be the same on every rank; rank {number} differs.")
+                    raise CheckpointError(
+                        f"{label}: {name} should be the same on every rank; rank {number} differs."
+                    )
             joined[name] = tensor
         else:
             joined[name] = Joined(tuple(rank[name] for rank in ranks), dim) if len(ranks) > 1 else tensor
@@ -239,7 +245,10 @@ def _layer_part(part: str, tensor: Lazy, side: str, stack: StackConfig) -> list[
         names = ("query", "key", "value")
         return [(f"self_attention.{name}", Unfused(tensor, stack.d_kv, n, 3)) for n, name in enumerate(names)]
     if part == "inter_attention.key_value":
-        return [(f"cross_attention.{name}", Unfused(tensor, stack.d_kv, n, 2)) for n, name in enumerate(("key", "value"))]
+        return [
+            (f"cross_attention.{name}", Unfused(tensor, stack.d_kv, n, 2))
+            for n, name in enumerate(("key", "value"))
+        ]
     if part == "mlp.dense_h_to_4h":
         return [("feed_forward.gate" if stack.gated else "feed_forward.up", tensor)]
     if part == "mlp.dense_h_to_4h_2":
@@ -263,10 +272,13 @@ def _top_level(name: str, config: ModelConfig) -> list[str]:
         "tokens_head.weight": "head.weight",
         "tokens_head.bias": "head.bias",
     }
-    if match := re.fullmatch(r"enc_dec_model\.(encoder|decoder)\.model\.final_layernorm\.(weight|bias)", name):
+    if match := re.fullmatch(
+        r"enc_dec_model\.(encoder|decoder)\.model\.final_layernorm\.(weight|bias)", name
+    ):
         return [f"{match[1]}.final_norm.{match[2]}"]
     if match := re.fullmatch(
-        r"(?:enc_dec_model\.)?(encoder|decoder)_relative_position_embedding\.relative_position_embedding\.weight", name
+        r"(?:enc_dec_model\.)?(encoder|decoder)_relative_position_embedding\.relative_position_embedding\.weight",
+        name,
     ):
         return [f"{match[1]}.relative_bias.weight"]
     return [names.get(name, name)]
@@ -296,10 +308,13 @@ def open_nemo(path: Path) -> NemoArchive:
         raise CheckpointError(f"{label}: not supported: {'; '.join(faults)}.")
     tokenizer_name = str(settings["tokenizer"].get("model") or "").removeprefix("nemo:")
     if tokenizer_name not in archive.members:
-        raise CheckpointError(f"{label}: the tokenizer {tokenizer_name!r} named in {CONFIG} is not in the archive.")
+        raise CheckpointError(
+            f"{label}: the tokenizer {tokenizer_name!r} named in {CONFIG} is not in the archive."
+        )
     count = settings["tokenizer"].get("num_sentinel_tokens")
     tokenizer = Tokenizer.nemo(
-        archive.read(tokenizer_name, MAX_TOKENIZER), sentinels=100 if count is None else _sentinels(count, label)
+        archive.read(tokenizer_name, MAX_TOKENIZER),
+        sentinels=100 if count is None else _sentinels(count, label),
     )
     names = _rank_members(archive, settings)
     weights = join([archive.tensors(name) for name in names], label)
@@ -307,7 +322,9 @@ def open_nemo(path: Path) -> NemoArchive:
         "enc_dec_model.module.encoder_embedding.word_embeddings.weight"
     )
     if words is None:
-        raise CheckpointError(f"{label}: no word embeddings among the weights. Is it an encoder-decoder of NeMo's?")
+        raise CheckpointError(
+            f"{label}: no word embeddings among the weights. Is it an encoder-decoder of NeMo's?"
+        )
     tied = not any(name.endswith("tokens_head.weight") for name in weights)
     config = model_config(settings, tokenizer, words.shape[0], tied_head=tied, label=label)
     return NemoArchive(archive, settings, tokenizer, tokenizer_name, len(names), weights, config)
@@ -334,15 +351,23 @@ def _rank_members(archive: Archive, settings: Mapping[str, Any]) -> list[str]:
         found[rank] = name
     if WEIGHTS in archive.members:
         if found:
-            raise CheckpointError(f"{archive.path}: {WEIGHTS} and {next(iter(found.values()))}: which of them counts?")
+            raise CheckpointError(
+                f"{archive.path}: {WEIGHTS} and {next(iter(found.values()))}: which of them counts?"
+            )
         found[0] = WEIGHTS
     expected = settings.get("tensor_model_parallel_size") or 1
     if isinstance(expected, bool) or not isinstance(expected, int) or not 1 <= expected <= 1024:
-        raise CheckpointError(f"{archive.path}: tensor_model_parallel_size is {expected!r}, expected 1 to 1024.")
+        raise CheckpointError(
+            f"{archive.path}: tensor_model_parallel_size is {expected!r}, expected 1 to 1024."
+        )
     missing = [rank for rank in range(expected) if rank not in found]
     extra = [rank for rank in found if rank >= expected]
     if missing or extra:
-        what = [f"rank {', '.join(map(str, ranks))} {word}" for ranks, word in ((missing, "missing"), (extra, "too many")) if ranks]
+        what = [
+            f"rank {', '.join(map(str, ranks))} {word}"
+            for ranks, word in ((missing, "missing"), (extra, "too many"))
+            if ranks
+        ]
         raise CheckpointError(
             f"{archive.path}: {CONFIG} says {expected} ranks; {' and '.join(what)}. Download the archive again."
         )

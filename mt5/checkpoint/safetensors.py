@@ -68,7 +68,9 @@ def _check_layout(tensors: Mapping[str, FileTensor], start: int, file: File) -> 
     position = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if tensor.offset != position:
-            raise CheckpointError(f"{file.path}: {name} overlaps another tensor or leaves a hole. Download it again.")
+            raise CheckpointError(
+                f"{file.path}: {name} overlaps another tensor or leaves a hole. Download it again."
+            )
         position += tensor.nbytes
     if position != file.size:
         what = "cut short" if position > file.size else "longer than its tensors"
@@ -87,7 +89,9 @@ def index_files(index: Path) -> list[str]:
     if outside:
         raise CheckpointError(f"{index} names files outside its folder: {listed(outside)}.")
     if missing := [name for name in files if not (index.parent / name).is_file()]:
-        raise CheckpointError(f"{index.parent}: {listed(missing)} missing, named in {index.name}. Download them too.")
+        raise CheckpointError(
+            f"{index.parent}: {listed(missing)} missing, named in {index.name}. Download them too."
+        )
     return files
 
 
