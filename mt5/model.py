@@ -236,9 +236,9 @@ class MT5(nn.Module):
             if config.shared_embeddings
             else VocabularyEmbedding(config.padded_vocab_size, config.d_model, shard=shard)
         )
-        self.positions = (
-            None if config.max_positions is None else nn.Embedding(config.max_positions, config.d_model)
-        )
+        # from a table rather than from sizes, because drawing numbers that a checkpoint replaces takes seconds
+        table = None if config.max_positions is None else torch.empty(config.max_positions, config.d_model)
+        self.positions = None if table is None else nn.Embedding.from_pretrained(table, freeze=False)
         self.encoder = Stack(config, config.encoder, shard, decoder=False)
         self.decoder = Stack(config, config.decoder, shard, decoder=True)
         self.head = Head(config, shard)

@@ -1,158 +1,132 @@
-"""Reading a `.nemo` in place: a tar of files, some of them zips of tensors. Nothing is ever extracted."""
+"""The members of a `.nemo`, a plain or gzipped tar, read in place. Nothing is ever extracted."""
 
 import gzip
-import tarfile
 import tempfile
-import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-
 from mt5.checkpoint.file import File, Window
-from mt5.checkpoint.weights import FileTensor, Lazy
 from mt5.errors import CheckpointError
 
-MAX_MEMBERS = 10_000
-MAX_HEADER = 1 << 20  # bytes of names and extended headers before a member
-MAX_PICKLE = 64 << 20  # bytes of the list of tensors in a weights file
-MAX_INFLATED = 64 << 30
-MAX_RATIO = 1_000
+BLOCK = 512
+MAX_MEMBERS = 5_000
+MAX_HEADER = 64 << 10  # bytes of an extended header: a name, a size, some times
+MAX_RATIO = 100
+SAFE_SIZE = 32 << 20  # so much may unpack from anything
+REGULAR, FOLDER, EXTENDED, GLOBAL_EXTENDED, LONG_NAME = (b"0", b"\0", b"7"), b"5", b"x", b"g", b"L"
 
 
 class Archive:
-    """The members of a tar by name, without a leading `./`."""
+    """The files of a tar by name, without a leading `./`, or those of a folder that one was unpacked to."""
 
     def __init__(self, path: Path) -> None:
         """Index the members. CheckpointError when it is no tar, holds links or devices, or is cut short."""
         self.path = path
-        self.file = _plain(path)
-        self.members: dict[str, tuple[int, int]] = {}  # name -> start, size
-        try:
-            with tarfile.open(fileobj=Window(self.file, 0, self.file.size), mode="r:") as tar:
-                for number, member in enumerate(tar):
-                    self._add(member, number)
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as fault:
-            raise CheckpointError(
-                f"{path}: not a readable tar archive ({fault}). Download it again."
-            ) from fault
-
-    def _add(self, member: tarfile.TarInfo, number: int) -> None:
-        name = member.name.removeprefix("./")
-        if number >= MAX_MEMBERS:
-            raise CheckpointError(
-                f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint."
-            )
-        if len(str(member.pax_headers)) > MAX_HEADER:
-            raise CheckpointError(
-                f"{self.path}: the header of a member is too long; this is no NeMo checkpoint."
-            )
-        if member.isdir():
+        self.members: dict[str, Window] = {}
+        if path.is_dir():
+            for file in sorted([*path.glob("*"), *path.glob("*/*.ckpt")]):
+                if file.is_file():
+                    opened = File.open(file)
+                    self.members[str(file.relative_to(path))] = Window(opened, 0, opened.size)
             return
-        if not member.isreg() or member.issparse():
-            raise CheckpointError(
-                f"{self.path}: member {name!r} is a link, a device or sparse; NeMo writes none."
-            )
-        if name.startswith("/") or ".." in name.split("/"):
-            raise CheckpointError(
-                f"{self.path}: member {name!r} points outside the archive; NeMo writes none."
-            )
-        if name in self.members:
-            raise CheckpointError(f"{self.path}: member {name!r} occurs twice.")
-        if member.offset_data + member.size > self.file.size:
-            raise CheckpointError(f"{self.path}: {name} is cut short. Download the archive again.")
-        self.members[name] = (member.offset_data, member.size)
-
-    def window(self, name: str) -> Window:
-        return Window(self.file, *self.members[name])
+        self.file = _plain(path)
+        for name, start, size in self._index():
+            if name.startswith("/") or ".." in name.split("/"):
+                raise CheckpointError(f"{path}: member {name!r} points outside the archive; NeMo writes none.")
+            name = name.removeprefix("./")
+            if name in self.members:
+                raise CheckpointError(f"{path}: member {name!r} occurs twice. Write the archive again.")
+            self.members[name] = Window(self.file, start, size)
 
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of a member of at most `limit` bytes."""
-        _, size = self.members[name]
-        if size > limit:
+        member = self.members[name]
+        if member.size > limit:
             raise CheckpointError(
-                f"{self.path}: {name} has {size:,} bytes, more than the {limit:,} expected of it."
+                f"{self.path}: {name} has {member.size:,} bytes, more than the {limit:,} expected of it."
             )
-        return self.window(name).read(size)
+        return member.file.read(member.size, member.start)
 
-    def tensors(self, name: str) -> dict[str, Lazy]:
-        """The tensors of a torch zip file, by name, each read from its place when asked for."""
-        return torch_tensors(self.window(name), f"{self.path}: {name}")
+    def _index(self) -> Iterator[tuple[str, int, int]]:
+        """Name, first byte and size of every regular file (POSIX.1-2001 pax, with GNU's long names)."""
+        at, number, extended = 0, 0, dict[str, str]()
+        while at + BLOCK <= self.file.size:
+            header = self.file.read(BLOCK, at)
+            if not any(header):
+                return
+            kind, size, name = header[156:157], self._size(header, at), _text(header[:100])
+            if header[257:262] == b"ustar" and header[257:263] != b"ustar " and header[345] and kind in REGULAR:
+                name = f"{_text(header[345:500])}/{name}"
+            size = int(extended["size"]) if extended.get("size", "").isdecimal() else size
+            start, at = at + BLOCK, at + BLOCK + -(-size // BLOCK) * BLOCK
+            if start + size > self.file.size:
+                raise CheckpointError(f"{self.path}: {name} is cut short. Download the archive again.")
+            number += 1
+            if number > MAX_MEMBERS:
+                raise CheckpointError(f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint.")
+            if kind in (EXTENDED, GLOBAL_EXTENDED, LONG_NAME):
+                if size > MAX_HEADER:
+                    raise CheckpointError(f"{self.path}: an extended header has {size:,} bytes; NeMo writes none such.")
+                data = self.file.read(size, start)
+                extended |= {"path": _text(data)} if kind == LONG_NAME else self._records(data)
+                continue
+            name, sparse = extended.get("path", name), any(key.startswith("GNU.sparse") for key in extended)
+            extended = {}
+            if sparse or kind not in (*REGULAR, FOLDER):
+                raise CheckpointError(f"{self.path}: member {name!r} is a link, a device or sparse; NeMo writes none.")
+            if kind in REGULAR and not name.endswith("/"):
+                yield name, start, size
+
+    def _size(self, header: bytes, at: int) -> int:
+        """The size that a header gives. CheckpointError unless its checksum is right."""
+        field = header[124:136]
+        try:
+            total = int(header[148:156].strip(b" \0") or b"0", 8)
+            # above 8 GiB GNU tar writes the number itself instead of octal digits
+            size = int.from_bytes(field[4:]) if field[0] == 0x80 else int(field.strip(b" \0") or b"0", 8)
+        except ValueError:
+            total, size = -1, 0
+        if total != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or size < 0:
+            what = "is no tar archive" if at == 0 else f"is damaged at byte {at:,}"
+            raise CheckpointError(f"{self.path} {what}. Is it a .nemo file? Download it again.")
+        return size
+
+    def _records(self, data: bytes) -> dict[str, str]:
+        """The records of a pax header: `length key=value\\n` each, where length counts the whole record."""
+        records, at = {}, 0
+        while at < len(data):
+            length, space, _ = data[at : at + 12].partition(b" ")
+            end = at + int(length) if length.isdigit() and space else 0
+            key, equals, value = data[at + len(length) + 1 : max(end - 1, 0)].partition(b"=")
+            if end <= at or end > len(data) or not equals:
+                raise CheckpointError(f"{self.path}: an extended header is damaged. Download the archive again.")
+            records[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+            at = end
+        return records
 
 
-def torch_file(path: Path) -> dict[str, Lazy]:
-    """The tensors of a file of its own that torch.save wrote, such as pytorch_model.bin."""
-    file = File.open(path)
-    return torch_tensors(Window(file, 0, file.size), str(path))
-
-
-def torch_tensors(window: Window, label: str) -> dict[str, Lazy]:
-    """The tensors of a file that torch.save wrote.
-
-    The pickle is read with weights_only=True and without its storages; sizes are checked against the zip's own.
-    """
-    try:
-        with zipfile.ZipFile(window) as zipped:
-            records = {record.filename: record for record in zipped.infolist()}
-    except zipfile.BadZipFile as fault:
-        raise CheckpointError(f"{label} is no torch file, or a damaged one ({fault}).") from fault
-    for record in records.values():
-        if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
-            raise CheckpointError(f"{label}: {record.filename} is compressed; torch never writes that.")
-        if record.filename.endswith("data.pkl") and record.file_size > MAX_PICKLE:
-            raise CheckpointError(
-                f"{label}: its list of tensors has {record.file_size:,} bytes; it is damaged."
-            )
-    window.seek(0)
-    try:
-        with FakeTensorMode():
-            state = torch.load(window, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as fault:  # whatever a hostile pickle provokes, the advice of torch's own message is unsafe
-        raise CheckpointError(
-            f"{label} holds more than tensors or is damaged ({type(fault).__name__}). "
-            "Only plain weights are read; save them again as a state dict of tensors."
-        ) from fault
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"{label} is no state dict: names with tensors are expected, nothing else.")
-    return {str(key): _located(value, window, f"{label}: {key}") for key, value in state.items()}
-
-
-def _located(tensor: torch.Tensor, window: Window, label: str) -> Lazy:
-    if not tensor.is_contiguous() or tensor.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        raise CheckpointError(
-            f"{label}: {tensor.dtype} of stride {tensor.stride()}; contiguous floats are expected."
-        )
-    storage = tensor.untyped_storage()
-    first = tensor.storage_offset() * tensor.itemsize
-    last = first + tensor.numel() * tensor.itemsize
-    offset = storage._checkpoint_offset
-    if last > storage.nbytes() or offset + last > window.size:
-        raise CheckpointError(f"{label}: its storage is shorter than its shape {tuple(tensor.shape)}.")
-    return FileTensor(tuple(tensor.shape), tensor.dtype, window.file, window.start + offset + first)
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 def _plain(path: Path) -> File:
     """The archive itself; a gzipped one is unpacked into a nameless temporary file."""
     file = File.open(path)
-    start = bytearray(min(2, file.size))
-    file.read_into(memoryview(start), 0)
-    if start != b"\x1f\x8b":
+    if file.read(min(2, file.size), 0) != b"\x1f\x8b":
         return file
-    limit = min(MAX_INFLATED, MAX_RATIO * max(file.size, 1 << 20))
+    limit = SAFE_SIZE + MAX_RATIO * file.size
     with tempfile.TemporaryFile() as plain:
         try:
             with gzip.open(Window(file, 0, file.size)) as packed:
-                while block := packed.read(16 << 20):
+                while block := packed.read(1 << 20):
                     plain.write(block)
                     if plain.tell() > limit:
-                        raise CheckpointError(
-                            f"{path}: unpacks to more than {limit:,} bytes; this is no checkpoint."
-                        )
-        except (OSError, EOFError, zlib.error) as fault:
+                        raise CheckpointError(f"{path} unpacks to more than {limit:,} bytes; weights never do.")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
+            raise CheckpointError(f"{path}: the gzip stream is damaged ({fault}). Download it again.") from fault
+        except OSError as fault:
             raise CheckpointError(
-                f"{path}: the gzip stream is damaged ({fault}). Download it again."
+                f"{path} could not be unpacked: {fault.strerror}. Set TMPDIR to a folder with more room."
             ) from fault
         return File.of(plain, path)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mt5.checkpoint import safetensors
-from mt5.checkpoint.archive import torch_file
+from mt5.checkpoint import safetensors, torchfile
 from mt5.checkpoint.file import read_small
 from mt5.checkpoint.weights import Lazy, same
 from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
@@ -211,7 +210,7 @@ def _stored(folder: Path) -> tuple[dict[str, Lazy], tuple[Path, ...]]:
     )
     stored: dict[str, Lazy] = {}
     for file in files:
-        tensors = safetensors.read(file) if file.suffix == ".safetensors" else torch_file(file)
+        tensors = safetensors.read(file) if file.suffix == ".safetensors" else torchfile.read(file)
         if twice := [key for key in tensors if key in stored]:
             raise CheckpointError(f"{file}: {twice[0]} is also in another file.")
         stored |= tensors

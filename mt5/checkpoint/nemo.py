@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
+from mt5.checkpoint import torchfile
 from mt5.checkpoint.archive import Archive
-from mt5.checkpoint.weights import Joined, Lazy, Unfused, listed
+from mt5.checkpoint.weights import Joined, Lazy, Unfused, listed, same
 from mt5.config import ModelConfig, StackConfig
 from mt5.errors import CheckpointError
 from mt5.tokenizer import Tokenizer
@@ -201,8 +201,7 @@ def join(ranks: list[dict[str, Lazy]], label: str) -> dict[str, Lazy]:
         dim = cut_dimension(name)
         if dim is None:
             for number, rank in enumerate(ranks[1:], 1):
-                same = tensor.narrow(0, 0, tensor.shape[0]), rank[name].narrow(0, 0, tensor.shape[0])
-                if not torch.equal(*same):
+                if not same(tensor, rank[name]):
                     raise CheckpointError(
                         f"{label}: {name} should be the same on every rank; rank {number} differs."
                     )
@@ -295,6 +294,7 @@ class NemoArchive:
     tensor_parallel: int
     weights: dict[str, Lazy]
     config: ModelConfig
+    files: tuple[Path, ...]
 
 
 def open_nemo(path: Path) -> NemoArchive:
@@ -317,7 +317,7 @@ def open_nemo(path: Path) -> NemoArchive:
         sentinels=100 if count is None else _sentinels(count, label),
     )
     names = _rank_members(archive, settings)
-    weights = join([archive.tensors(name) for name in names], label)
+    weights = join([torchfile.tensors(archive.members[name], f"{label}: {name}") for name in names], label)
     words = weights.get("enc_dec_model.encoder_embedding.word_embeddings.weight") or weights.get(
         "enc_dec_model.module.encoder_embedding.word_embeddings.weight"
     )
@@ -326,8 +326,41 @@ def open_nemo(path: Path) -> NemoArchive:
             f"{label}: no word embeddings among the weights. Is it an encoder-decoder of NeMo's?"
         )
     tied = not any(name.endswith("tokens_head.weight") for name in weights)
+    expected = padded_rows(settings, tokenizer.vocab_size, len(names))
+    if words.shape[0] != expected:
+        raise CheckpointError(
+            f"{label}: the word embeddings have {words.shape[0]:,} rows, but {tokenizer.vocab_size:,} tokens on "
+            f"{len(names)} ranks need {expected:,}. Does the tokenizer belong to these weights?"
+        )
     config = model_config(settings, tokenizer, words.shape[0], tied_head=tied, label=label)
-    return NemoArchive(archive, settings, tokenizer, tokenizer_name, len(names), weights, config)
+    _check_positions(weights, config, label)
+    files = tuple(path / name for name in names) if path.is_dir() else (path,)
+    return NemoArchive(archive, settings, tokenizer, tokenizer_name, len(names), weights, config, files)
+
+
+def _check_positions(weights: Mapping[str, Lazy], config: ModelConfig, label: str) -> None:
+    """The network has one table of positions for both stacks; NeMo has two when it shares no embeddings."""
+    tables = [tensor for name, tensor in weights.items() if name.endswith(".position_embeddings.weight")]
+    if not config.shared_embeddings and len(tables) == 2 and not same(*tables):
+        raise CheckpointError(
+            f"{label}: not supported: share_token_embeddings: false with positions of the decoder's own."
+        )
+
+
+def padded_rows(settings: Mapping[str, Any], vocab_size: int, ranks: int) -> int:
+    """Rows of the word embeddings: the vocabulary, rounded up so that every rank's part is a round number."""
+    multiple = settings.get("make_vocab_size_divisible_by")
+    multiple = (128 if type(multiple) is not int or multiple < 1 else multiple) * ranks
+    return -(-vocab_size // multiple) * multiple
+
+
+def is_weights(member: str) -> bool:
+    return member == WEIGHTS or RANK.fullmatch(member) is not None
+
+
+def weights_member(rank: int, ranks: int) -> str:
+    """Where NeMo puts the weights of one of so many ranks."""
+    return WEIGHTS if ranks == 1 else f"mp_rank_{rank:02d}/{WEIGHTS}"
 
 
 def _sentinels(count: Any, label: str) -> int:

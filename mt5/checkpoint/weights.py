@@ -1,7 +1,7 @@
 """Weights on their way from a file into a network: looked at lazily, joined, unfused, cut, checked."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +53,23 @@ class FileTensor:
         view = memoryview(out.view(-1).view(torch.uint8).numpy())
         self.file.read_into(view, self.offset + start * row)
         return out
+
+
+@dataclass(frozen=True)
+class StridedTensor:
+    """A tensor whose numbers lie in another order than its own, such as a transposed one."""
+
+    numbers: FileTensor
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.numbers.dtype
+
+    def narrow(self, dim: int, start: int, stop: int) -> Tensor:
+        tensor = whole(self.numbers).as_strided(self.shape, self.stride)
+        return tensor.narrow(dim, start, stop - start).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +144,26 @@ class Unfused:
             return self.narrow(0, 0, self.shape[0]).narrow(dim, start, stop - start).contiguous()
         rows = self.fused.narrow(0, start * self.count, stop * self.count)
         return rows.unflatten(0, (-1, self.count, self.d_kv))[:, self.number].flatten(0, 1).contiguous()
+
+
+def files(tensor: Lazy) -> Iterator[File]:
+    """The files that a tensor is read from."""
+    match tensor:
+        case FileTensor(file=file):
+            yield file
+        case StridedTensor(numbers=numbers):
+            yield numbers.file
+        case Joined(parts=parts):
+            for part in parts:
+                yield from files(part)
+        case Unfused(fused=fused):
+            yield from files(fused)
+
+
+def check_unchanged(weights: Iterable[Lazy]) -> None:
+    """CheckpointError when a file that weights are read from was written to since it was opened."""
+    for file in {file for tensor in weights for file in files(tensor)}:
+        file.check_unchanged()
 
 
 def whole(tensor: Lazy) -> Tensor:

@@ -1,0 +1,125 @@
+"""Find out what a path holds, and load it into a network."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from mt5.checkpoint import weights as loading
+from mt5.checkpoint.hub import REPOSITORY, download
+from mt5.checkpoint.huggingface import CONFIG, open_huggingface, read_json
+from mt5.checkpoint.native import MODEL_TYPE, open_native
+from mt5.checkpoint.nemo import CONFIG as NEMO_CONFIG
+from mt5.checkpoint.nemo import open_nemo, rename
+from mt5.checkpoint.weights import Lazy
+from mt5.config import ModelConfig
+from mt5.errors import CheckpointError
+from mt5.model import MT5
+from mt5.parallel import Shard
+from mt5.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose weights are not read yet.
+
+    format: "nemo", "huggingface" or "mt5-infilling". tensor_parallel: shards it is stored in.
+    weights: by the network's names, whole. files: those that hold weights.
+    """
+
+    path: Path
+    name: str
+    format: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+    tensor_parallel: int
+    weights: Mapping[str, Lazy]
+    files: tuple[Path, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored word embedding, and with it of nearly all weights."""
+        return self.weights["embedding.weight"].dtype
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in the network, shared ones counted once."""
+        return sum(torch.Size(tensor.shape).numel() for tensor in self.weights.values())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the files that hold weights, one after the other."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 22):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """CheckpointError names every weight that is missing, odd or misshaped."""
+        loading.check(self.weights, self._empty(Shard()), str(self.path))
+
+    def check_unchanged(self) -> None:
+        """CheckpointError when a file was written to since it was opened."""
+        loading.check_unchanged(self.weights.values())
+
+    def load(self, *, dtype: torch.dtype, device: torch.device, shard: Shard = Shard()) -> MT5:
+        """The network of one shard. CheckpointError names every weight that is missing, odd or misshaped."""
+        self.check()
+        model = loading.load(self.weights, self._empty(shard), dtype=dtype, device=device)
+        self.check_unchanged()
+        return model.eval()
+
+    def _empty(self, shard: Shard) -> MT5:
+        with torch.device("meta"):
+            return MT5(self.config, shard)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read what a checkpoint says of itself: a `.nemo` archive, a folder, or a Hugging Face repository id.
+
+    Raises CheckpointError when it is none of them, damaged, or asks for what this network cannot do.
+    """
+    place = Path(path)
+    if (place / NEMO_CONFIG).is_file():
+        return _archive(place)
+    if place.is_dir():
+        return _folder(place)
+    if place.is_file():
+        return _archive(place)
+    if REPOSITORY.fullmatch(str(path)):
+        found = _folder(download(str(path)))
+        return Checkpoint(**{**vars(found), "name": str(path)})
+    raise CheckpointError(
+        f"{path}: no such file or folder. Pass a .nemo archive, the folder of a Hugging Face checkpoint, "
+        "or a repository id such as google/mt5-small."
+    )
+
+
+def _archive(path: Path) -> Checkpoint:
+    nemo = open_nemo(path)
+    return Checkpoint(
+        path=path,
+        name=path.stem,
+        format="nemo",
+        config=nemo.config,
+        tokenizer=nemo.tokenizer,
+        tensor_parallel=nemo.tensor_parallel,
+        weights=rename(nemo.weights, nemo.config),
+        files=nemo.files,
+    )
+
+
+def _folder(path: Path) -> Checkpoint:
+    name = path.resolve().name
+    if read_json(path / CONFIG).get("model_type") == MODEL_TYPE:
+        native = open_native(path)
+        files = (path / "model.safetensors",)
+        return Checkpoint(path, name, MODEL_TYPE, native.config, native.tokenizer, 1, native.weights, files)
+    folder = open_huggingface(path)
+    files = tuple(folder.files)
+    return Checkpoint(path, name, "huggingface", folder.config, folder.tokenizer, 1, folder.weights, files)
