@@ -337,11 +337,9 @@ class MT5(nn.Module):
             if not bool(cache.target_mask.all()):
                 seen = cache.target_mask[:, None, None, :] & real[:, None, :, None]
                 keep = seen if keep is None else keep & seen
-                source = 1 if memory_keep is None else memory_keep
-                memory_keep = (
-                    real[:, None, :, None].expand(-1, -1, -1, cache.memory_keys_values[0][0].shape[2])
-                    & source
-                )
+                query = real[:, None, :, None]
+                keys = cache.memory_keys_values[0][0].shape[2]
+                memory_keep = query.expand(-1, -1, -1, keys) if memory_keep is None else query & memory_keep
         return keep, memory_keep
 
 
