@@ -30,7 +30,7 @@ from mt5.checkpoint.nemo import (
     weights_member,
 )
 from mt5.checkpoint.opening import Checkpoint, open_checkpoint
-from mt5.checkpoint.weights import Lazy, check_unchanged
+from mt5.checkpoint.weights import Lazy, check_unchanged, padded
 from mt5.errors import CheckpointError
 from mt5.parallel import Shard
 
@@ -170,21 +170,13 @@ def _shard(nemo: NemoArchive, shard: Shard, dtype: torch.dtype | None) -> "Order
             if dim is None:
                 part = tensor.narrow(0, 0, tensor.shape[0])
             elif tensor.shape[0] == nemo.config.padded_vocab_size and ("word_embeddings" in name or "tokens_head" in name):
-                part = _rows(tensor, shard.span(rows))
+                part = padded(tensor, shard.span(rows))
             else:
                 span = shard.span(tensor.shape[dim])
                 part = tensor.narrow(dim, span.start, span.stop)
             made[tensor] = part.to(dtype or tensor.dtype)
         state[name] = made[tensor]
     return state
-
-
-def _rows(tensor: Lazy, span: slice) -> Tensor:
-    """Some rows of a vocabulary's table; those beyond it are zero."""
-    stop = min(span.stop, tensor.shape[0])
-    start = min(span.start, stop)
-    part = tensor.narrow(0, start, stop)
-    return torch.cat([part, part.new_zeros(span.stop - span.start - len(part), *tensor.shape[1:])])
 
 
 def _edited(config: str, size: int, dtype: torch.dtype | None) -> str:

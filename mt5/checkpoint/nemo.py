@@ -3,6 +3,7 @@
 The published example is nemo_megatron_mt5_3b_bf16_tp2.nemo, written by NeMo 1.10.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
 MAX_CONFIG = 256 << 10
 MAX_TOKENIZER = 64 << 20
+MAX_DEPTH = 20
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 RANK = re.compile(r"(?:mp_rank_(\d{2,})|tp_rank_(\d{2,})_pp_rank_(\d{3,}))/" + re.escape(WEIGHTS))
 MASKED_SCORE = -10_000.0
 
@@ -34,15 +37,6 @@ CUT = (
 )
 
 
-class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
-    """Plain YAML: no tags, and no aliases, with which a small file describes a huge one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not expected")
-        return super().compose_node(parent, index)
-
-
 def read_config(data: bytes, label: str) -> dict[str, Any]:
     """model_config.yaml as a dictionary; `${…}` stays as it is written."""
     if len(data) > MAX_CONFIG:
@@ -50,8 +44,14 @@ def read_config(data: bytes, label: str) -> dict[str, Any]:
             f"{label}: {len(data):,} bytes, more than the {MAX_CONFIG:,} a configuration has."
         )
     try:
-        config = yaml.load(data.decode("utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as fault:
+        text, depth = data.decode("utf-8"), 0
+        # looked through first, since building is what an alias bomb or a thousand brackets attack
+        for event in yaml.parse(text, Loader=LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
+                raise ValueError("aliases or deep nesting, which NeMo never writes")
+        config = yaml.load(text, Loader=LOADER)
+    except (yaml.YAMLError, ValueError) as fault:
         raise CheckpointError(f"{label}: not plain YAML ({' '.join(str(fault).split())}).") from fault
     if not isinstance(config, dict):
         raise CheckpointError(f"{label}: {type(config).__name__}, expected a mapping of settings.")
@@ -102,8 +102,10 @@ def unsupported(config: Mapping[str, Any]) -> list[str]:
             for name, allowed in expected.items()
             if settings.get(name) not in allowed
         ]
+    if "t5" not in str(config.get("target") or "t5").rpartition(".")[2].lower():
+        faults.append(f"target: {config['target']}")
     stages = config.get("pipeline_model_parallel_size", 1)
-    if stages not in (None, 1):
+    if stages not in (None, 1) or isinstance(stages, bool):
         faults.append(f"pipeline_model_parallel_size: {stages}")
     tokenizer = config.get("tokenizer")
     library = tokenizer.get("library") if isinstance(tokenizer, Mapping) else None
@@ -132,7 +134,7 @@ def model_config(
         encoder=_stack(encoder, label),
         decoder=_stack(decoder, label),
         tied_head=tied_head,
-        head_bias=tied_head,
+        head_bias=tied_head and config.get("tokens_head_bias") in (None, True),
         masked_score=MASKED_SCORE,
         pad_masks_target=True,
         max_positions=_whole(encoder, "max_position_embeddings", label) if absolute else None,
@@ -162,23 +164,36 @@ def _stack(settings: Mapping[str, Any], label: str) -> StackConfig:
         d_kv=d_kv,
         d_ff=_whole(settings, "ffn_hidden_size", label),
         norm="rms" if settings.get("normalization") == "rmsnorm" else "layer",
-        norm_eps=float(settings.get("layernorm_epsilon") or 1e-5),
+        norm_eps=_real(settings, "layernorm_epsilon", label, 1e-5),
         positions="relative" if relative else "absolute",
         activation={"swiglu": "silu", "reglu": "relu"}.get(activation, gelu),
         gated=activation.endswith("glu"),
         linear_bias=settings.get("bias") in (None, True),
         score_scale=d_kv**-0.5,
-        num_buckets=settings.get("relative_attention_num_buckets") or 32,
-        max_distance=settings.get("relative_attention_max_distance") or 128,
+        num_buckets=_whole(settings, "relative_attention_num_buckets", label, 32),
+        max_distance=_whole(settings, "relative_attention_max_distance", label, 128),
         relative_bias_times_layer=relative and settings.get("apply_query_key_layer_scaling") in (None, True),
     )
 
 
-def _whole(settings: Mapping[str, Any], name: str, label: str) -> int:
+def _whole(settings: Mapping[str, Any], name: str, label: str, default: int | None = None) -> int:
     value = settings.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    value = default if value is None else value
+    if type(value) is not int or value < 1:
         raise CheckpointError(f"{label}: {name} is {value!r}, expected a whole number above 0.")
     return value
+
+
+def _real(settings: Mapping[str, Any], name: str, label: str, default: float) -> float:
+    value = settings.get(name)
+    try:
+        # YAML takes 1e-05, without a point, for text
+        number = default if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < 1:
+        raise CheckpointError(f"{label}: {name} is {value!r}, expected a small number.")
+    return number
 
 
 def cut_dimension(name: str) -> int | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -75,8 +75,14 @@ class Checkpoint:
         return model.eval()
 
     def _empty(self, shard: Shard) -> MT5:
-        with torch.device("meta"):
-            return MT5(self.config, shard)
+        rows = -(-self.config.padded_vocab_size // shard.size) * shard.size
+        try:
+            with torch.device("meta"):
+                return MT5(replace(self.config, padded_vocab_size=rows), shard)
+        except ValueError as fault:
+            raise CheckpointError(
+                f"{self.path} cannot be cut over {shard.size} ranks: {fault}. Choose another tensor_parallel."
+            ) from fault
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -85,19 +91,20 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError when it is none of them, damaged, or asks for what this network cannot do.
     """
     place = Path(path)
-    if (place / NEMO_CONFIG).is_file():
-        return _archive(place)
-    if place.is_dir():
-        return _folder(place)
-    if place.is_file():
-        return _archive(place)
+    if place.exists():
+        return _local(place)
     if REPOSITORY.fullmatch(str(path)):
-        found = _folder(download(str(path)))
-        return Checkpoint(**{**vars(found), "name": str(path)})
+        return replace(_local(download(str(path))), name=str(path))
     raise CheckpointError(
         f"{path}: no such file or folder. Pass a .nemo archive, the folder of a Hugging Face checkpoint, "
         "or a repository id such as google/mt5-small."
     )
+
+
+def _local(path: Path) -> Checkpoint:
+    if path.is_dir() and not (path / NEMO_CONFIG).is_file():
+        return _folder(path)
+    return _archive(path)
 
 
 def _archive(path: Path) -> Checkpoint:

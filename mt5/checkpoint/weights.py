@@ -170,6 +170,15 @@ def whole(tensor: Lazy) -> Tensor:
     return tensor.narrow(0, 0, tensor.shape[0])
 
 
+def padded(tensor: Lazy, rows: slice) -> Tensor:
+    """Some rows of a tensor; those beyond its end are zero."""
+    stop = min(rows.stop, tensor.shape[0])
+    start = min(rows.start, stop)
+    part = tensor.narrow(0, start, stop)
+    missing = rows.stop - rows.start - len(part)
+    return torch.cat([part, part.new_zeros(missing, *tensor.shape[1:])]) if missing else part
+
+
 def same(one: Lazy, other: Lazy) -> bool:
     """Whether two tensors are equal, number by number; reads no more than it needs to tell."""
     if one == other:  # the same place in the same file
@@ -229,15 +238,18 @@ def load(weights: Mapping[str, Lazy], model: MT5, *, dtype: torch.dtype, device:
         if isinstance(module, nn.RMSNorm | nn.LayerNorm)
         for name, _ in module.named_parameters()
     }
-    for name, _ in list(model.named_parameters()):
+    for name, parameter in list(model.named_parameters()):
         tensor, dim = weights[name], partition[name]
-        cut = whole(tensor) if dim is None else tensor.narrow(dim, *_bounds(shard.span(tensor.shape[dim])))
+        if dim is None:
+            cut = whole(tensor)
+        elif dim == 0:
+            # a vocabulary that does not divide over the ranks gets more rows than are stored
+            cut = padded(tensor, shard.span(parameter.shape[0] * shard.size))
+        else:
+            span = shard.span(tensor.shape[dim])
+            cut = tensor.narrow(dim, span.start, span.stop)
         kept = torch.float32 if dtype == torch.float16 and name in norms else dtype
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
         setattr(module, leaf, nn.Parameter(cut.to(device=device, dtype=kept), requires_grad=False))
     return model
-
-
-def _bounds(span: slice) -> tuple[int, int]:
-    return span.start, span.stop
