@@ -1,0 +1,1 @@
+"""The page: what a visitor sees of an engine."""
