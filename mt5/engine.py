@@ -270,8 +270,14 @@ class Engine:
         infill.check_text(prompt)
         source = self.tokenizer.nemo_masked_ids(prompt)
         written = self.generate(source, max_new_tokens=tokens_to_generate, stop=False)
+        log_probs = written.log_probs
+        if self.config.pad_id in written.ids[:-1]:
+            # NeMo decodes the whole prefix anew at every step and keeps the last step's maxima, which differ
+            # at a pad: its row attends to what was written since
+            [scored] = self.network.score([source], [list(written.ids)], candidates=1)
+            log_probs = tuple(best[0][1] for best in scored.candidates)
         ids = (self.config.start_id, *written.ids)
-        return infill.nemo_response(prompt, source, ids, written.log_probs, self.tokenizer)
+        return infill.nemo_response(prompt, source, ids, log_probs, self.tokenizer)
 
     def record(self, fill: Fill, settings: Settings) -> dict[str, Any]:
         """A filled prompt for JSON: the model card's shape, log-probabilities rightly paired, and the spans."""

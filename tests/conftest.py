@@ -1,11 +1,15 @@
 """What several test files share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+# threads that wait asleep: spinning ones cost minutes where other work shares the two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import mt5
 

@@ -1,0 +1,240 @@
+"""The engine on the embedded model: what it promises, not how well the model was trained."""
+
+import json
+import math
+import threading
+
+import pytest
+import torch
+
+import mt5
+from mt5.generate import Settings
+from mt5.languages import LANGUAGES, examples
+
+PARIS = "La capitale de la France est <mask>."
+TWO = "The capital of <mask> is Paris, and the capital of Italy is <mask>."
+
+
+def test_the_capital_of_france_is_paris(embedded):
+    fill = embedded.fill(PARIS)
+    assert fill.text == "La capitale de la France est Paris."
+    assert fill.spans[0].text == "Paris"
+    assert fill.spans[0].log_prob < 0
+    assert fill.masked_input.endswith("▁est ▁<extra_id_0> .")
+
+
+def test_every_example_is_answered_as_it_promises(embedded):
+    fills = embedded.fill([example.prompt for example in examples()])
+    wrong = [
+        f"{example.language}: {fill.text}, expected {' or '.join(example.answers)}"
+        for example, fill in zip(examples(), fills, strict=True)
+        if fill.completion not in example.answers
+    ]
+    assert not wrong
+    assert {example.language for example in examples()} == {language.code for language in LANGUAGES}
+
+
+def test_scoring_a_greedy_fill_again_gives_its_log_probs(embedded):
+    prompts = [example.prompt for example in examples()] + [TWO]
+    fills = embedded.fill(prompts)
+    scores = embedded.score(prompts, [fill.spans for fill in fills])
+    for fill, score in zip(fills, scores, strict=True):
+        assert [token.id for token in score.tokens] == [token.id for token in fill.tokens]
+        # one pass over the whole target and steps over a cache sum in another order
+        expected = [token.log_prob for token in fill.tokens]
+        assert [token.log_prob for token in score.tokens] == pytest.approx(expected, abs=1e-5)
+        assert score.text == fill.text
+
+
+def test_the_first_token_of_a_greedy_fill_has_rank_one(embedded):
+    # the rank counts every id, also those that a gap may not hold; the first example's are far from these
+    fill = embedded.fill(PARIS)
+    score = embedded.score(PARIS, [fill.spans[0]])
+    assert score.spans[0].tokens[0].rank == 1
+
+
+def test_a_typed_answer_is_scored_in_the_pieces_of_the_sentence(embedded):
+    score = embedded.score(PARIS, ["Berlin"])
+    assert score.text == "La capitale de la France est Berlin."
+    assert [token.piece for token in score.tokens] == ["▁Berlin"]
+    assert score.tokens[0].rank > 1
+    assert score.perplexity == pytest.approx(math.exp(-score.log_prob))
+
+
+def test_a_batch_of_24_prompts_gives_what_each_gives_alone(embedded):
+    prompts = [next(e.prompt for e in examples() if e.language == code.code) for code in LANGUAGES]
+    prompts[3] += " " + "Un vēl viens teikums, kas ir krietni garāks par pārējiem." * 3
+    together = embedded.fill(prompts)
+    for prompt, fill in zip(prompts, together, strict=True):
+        alone = embedded.fill(prompt)
+        assert alone.text == fill.text
+        # padding changes the order of summation
+        expected = [token.log_prob for token in alone.tokens]
+        assert [token.log_prob for token in fill.tokens] == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_mask_gets_exactly_one_span_when_guided(embedded):
+    fill = embedded.fill(" ".join(["<mask>"] * 30), max_new_tokens=2)
+    assert [span.mask for span in fill.spans] == list(range(30))
+    assert all(span.tokens and not span.missing for span in fill.spans)
+
+
+def test_a_hundred_masks_are_filled_and_one_more_is_refused(embedded):
+    assert len(embedded.fill("<mask> " * 100, max_new_tokens=1).spans) == 100
+    with pytest.raises(mt5.PromptError, match="100"):
+        embedded.fill("<mask> " * 101)
+
+
+def test_unguided_decoding_marks_the_masks_it_never_came_to(embedded):
+    fill = embedded.fill(TWO, guided=False)
+    assert [span.mask for span in fill.spans] == [0, 1]
+    assert all(span.missing or span.tokens for span in fill.spans) or fill.spans[1].text == ""
+
+
+def test_text_outside_the_masks_is_kept_to_the_byte(embedded):
+    prompt = "  ﬁrst\u00a0①  cafe\u0301 <mask>\r\n— end\t"
+    fill = embedded.fill(prompt)
+    before, after = prompt.split("<mask>")
+    assert fill.text == before + fill.spans[0].text + after
+
+
+def test_streaming_ends_with_the_whole_result(embedded):
+    states = list(embedded.stream(TWO))
+    assert states[-1] == embedded.fill(TWO)
+    lengths = [len(state.tokens) for state in states]
+    assert lengths == sorted(lengths) and lengths[0] == 1
+
+
+def test_alternatives_are_sorted_and_leave_the_chosen_token_out(embedded):
+    token = embedded.fill(PARIS, num_alternatives=7).tokens[0]
+    values = [other.log_prob for other in token.alternatives]
+    assert len(values) == 7 and values == sorted(values, reverse=True)
+    assert token.id not in {other.id for other in token.alternatives}
+
+
+def test_beam_of_one_equals_greedy(embedded):
+    greedy, beam = embedded.fill(TWO), embedded.fill(TWO, strategy="beam", num_beams=1)
+    assert beam.text == greedy.text
+    assert beam.log_prob == pytest.approx(greedy.log_prob, abs=1e-5)
+
+
+def test_n_best_are_different_and_in_order(embedded):
+    fill = embedded.fill(PARIS, strategy="beam", num_beams=4, num_return=4)
+    texts = [candidate.text for candidate in fill.candidates]
+    assert len(set(texts)) == 4 and texts[0] == fill.text
+
+
+def test_samples_depend_on_the_seed_alone(embedded):
+    options = {"strategy": "sample", "num_return": 4, "temperature": 2.0}
+    first = embedded.fill(PARIS, seed=1, **options)
+    assert embedded.fill(PARIS, seed=1, **options) == first
+    others = {embedded.fill(PARIS, seed=seed, **options).text for seed in range(2, 12)}
+    assert len(others) > 1
+    batched = embedded.fill([TWO, PARIS], seed=1, **options)[1]
+    assert [one.text for one in batched.candidates] == [one.text for one in first.candidates]
+
+
+def test_a_sweep_masks_every_word_once(embedded):
+    sweep = embedded.sweep("Paris est la capitale de la France.")
+    assert [word.word for word in sweep.words] == ["Paris", "est", "la", "capitale", "de", "la", "France"]
+    for word in sweep.words:
+        assert sweep.text[word.start : word.end] == word.word == word.score.text
+        assert word.score.log_prob < 0 and word.fill.tokens
+
+
+def test_corruption_with_one_seed_is_always_the_same(embedded):
+    text = "The small boat crossed the river before the storm came."
+    one = embedded.corrupt(text, density=0.3, mean_span=2, seed=7)
+    assert one == embedded.corrupt(text, density=0.3, mean_span=2, seed=7)
+    assert one.target[-1] == embedded.config.eos_id
+
+
+def test_log_probs_of_written_ids_are_those_reported(embedded):
+    source = embedded.tokenizer.encode("Hello world") + [1]
+    written = embedded.generate(source, max_new_tokens=6, stop=False)
+    assert len(written.ids) == 6
+    assert embedded.log_probs(source, written.ids) == pytest.approx(list(written.log_probs), abs=1e-5)
+
+
+def test_a_record_is_strict_json_with_the_cards_shape(embedded):
+    record = embedded.record(embedded.fill(PARIS), Settings())
+    parsed = json.loads(json.dumps(record, allow_nan=False))
+    assert list(parsed)[:3] == ["prompt", "completion", "masked_input"]
+    [id_, piece, log_prob] = parsed["completion"]["tokens"][0]
+    assert piece == "▁Paris" and log_prob < 0 and embedded.tokenizer.piece(id_) == piece
+    assert len(parsed["model"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "   ", "no mask", "a\0<mask>", "\ud800 <mask>", "x" * 4001 + "<mask>", None, 7, {"q": 1}]
+)
+def test_bad_prompts_are_refused_with_advice(embedded, bad):
+    with pytest.raises(mt5.PromptError) as refusal:
+        embedded.fill(bad)
+    assert len(str(refusal.value)) > 20
+
+
+def test_one_bad_prompt_of_a_list_is_refused_before_anything_is_decoded(embedded):
+    with pytest.raises(mt5.PromptError, match="no <mask>"):
+        embedded.fill([PARIS, "no mask here"])
+
+
+def test_too_few_answers_are_refused(embedded):
+    with pytest.raises(mt5.PromptError, match="2"):
+        embedded.score(TWO, ["France"])
+
+
+def test_ids_outside_the_vocabulary_are_refused(embedded):
+    with pytest.raises(mt5.PromptError, match="Ids"):
+        embedded.generate([5, 10**9])
+
+
+def test_an_empty_list_has_an_empty_answer(embedded):
+    assert embedded.fill([]) == []
+
+
+def test_answers_of_several_threads_are_not_mixed_up(embedded):
+    prompts = [example.prompt for example in examples()][:8]
+    expected = [embedded.fill(prompt).text for prompt in prompts]
+    found = [None] * len(prompts)
+
+    def work(number):
+        found[number] = embedded.fill(prompts[number]).text
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
+
+
+def test_a_prompt_longer_than_the_positions_is_refused():
+    with (
+        mt5.open("tests/data/nemo_tiny_tp2.nemo", dtype="float32") as engine,
+        pytest.raises(mt5.PromptError, match="at most 64"),
+    ):
+        engine.fill("word " * 100 + "<mask>")
+
+
+def test_a_nemo_archive_is_filled_like_any_other():
+    with mt5.open("tests/data/nemo_tiny_tp2.nemo", dtype="float32") as engine:
+        fill = engine.fill(TWO, max_new_tokens=40)
+        assert len(fill.spans) == 2 and not fill.spans[0].missing
+        # 64 positions do not hold two spans of 40 tokens
+        assert fill.spans[1].truncated
+        assert engine.info.stored_tensor_parallel == 2 and engine.info.dtype == "float32"
+
+
+@pytest.mark.parametrize("options", [{"dtype": "int3"}, {"tensor_parallel": 3}, {"device": "abacus"}])
+def test_options_that_cannot_be_met_are_refused(options):
+    with pytest.raises(mt5.CheckpointError, match=str(next(iter(options.values())))):
+        mt5.open("assets/model", **options)
+
+
+def test_half_precision_agrees_with_float32_on_the_embedded_model(embedded):
+    scores = embedded.score(PARIS, ["Paris"])
+    for dtype, tolerance in (("bfloat16", 0.2), ("float16", 0.02)):
+        with mt5.open("assets/model", dtype=dtype) as half:
+            assert half.score(PARIS, ["Paris"]).log_prob == pytest.approx(scores.log_prob, abs=tolerance)
+            assert next(half.network.model.parameters()).dtype == getattr(torch, dtype)
