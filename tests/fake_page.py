@@ -1,6 +1,6 @@
 """The page on an engine without a model, as a process of its own: `python -m tests.fake_page`.
 
-A prompt that holds "slow" gets three hundred tokens, a tenth of a second each; every token is reported on a line.
+A prompt that holds "slow" gets three hundred tokens, one every 0.1 s. Every token is a line of output.
 """
 
 import os

@@ -17,7 +17,7 @@ from mt5.languages import LANGUAGES, examples
 from mt5.web import chips, export
 from mt5.web.text import Text, escape
 
-REDRAW_S = 0.5  # the chart is drawn at most so often while tokens arrive
+SHOW_S, REDRAW_S = 0.25, 2.0  # chips and chart change at most so often: a chart can take a second
 FIRST = "La capitale de la France est <mask>."
 MODEL = "model"  # events that share it take turns with the model
 
@@ -101,18 +101,21 @@ def answer(result: Fill, text: Text) -> str:
     )
 
 
-def paced(results: Iterator[Fill]) -> Iterator[tuple[Fill, bool]]:
-    """Every partial result, and whether it is time to draw the chart again."""
-    drawn_at = -math.inf
+def paced(results: Iterator[Fill]) -> Iterator[tuple[Fill, bool, bool]]:
+    """Every partial result, whether it is time to show it, and whether to draw the chart again."""
+    shown_at = drawn_at = -math.inf
     for result in results:
-        redraw = time.monotonic() - drawn_at > REDRAW_S
-        drawn_at = time.monotonic() if redraw else drawn_at
-        yield result, redraw
+        now = time.monotonic()
+        show, draw = now - shown_at > SHOW_S, now - drawn_at > REDRAW_S
+        shown_at, drawn_at = now if show else shown_at, now if show and draw else drawn_at
+        yield result, show, show and draw
 
 
-def views(result: Fill, text: Text, *, redraw: bool) -> list[Any]:
+def views(result: Fill, text: Text, show: bool, draw: bool) -> list[Any]:
     """A partial result, in the order of the outputs: chips, chart, sentence, candidates, message, record."""
-    chart = plot(result, text) if redraw else gr.skip()
+    if not show:  # still a chance to stop
+        return [gr.skip()] * 6
+    chart = plot(result, text) if draw else gr.skip()
     return [chips.sentence(result, text), chart, answer(result, text), "", "", None]
 
 
@@ -176,8 +179,8 @@ def build(engine: Engine, text: Text) -> None:
     def fill(prompt: str, *values: Any) -> Iterator[list[Any]]:
         settings = settings_of(values)
         try:
-            for result, redraw in paced(engine.stream(prompt, **settings)):
-                yield views(result, text, redraw=redraw)
+            for result, show, draw in paced(engine.stream(prompt, **settings)):
+                yield views(result, text, show, draw)
             yield finished(result, text, engine.fill_record(result, settings))
         except PromptError as error:
             yield failed(error)
