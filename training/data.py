@@ -76,13 +76,16 @@ def split_facts(facts: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
         sentences[fact.text] += 1
     held: list[Fact] = []
     for same in templates.values():
-        chosen = [fact for fact in same if sentences[fact.text] == 1 and _hash(fact.text) % HELD_OUT == 0]
+        chosen = [
+            fact for fact in same if sentences[fact.text] == 1 and stable_hash(fact.text) % HELD_OUT == 0
+        ]
         held += chosen[: len({fact.template for fact in same}) - 1]
     left_out = {id(fact) for fact in held}
     return [fact for fact in facts if id(fact) not in left_out], held
 
 
-def _hash(text: str) -> int:
+def stable_hash(text: str) -> int:
+    """A number from a text, the same in every process."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
@@ -156,7 +159,7 @@ def text_examples(corpus: Path, tokenizer: Tokenizer, rng: random.Random) -> Ite
 def batches(
     examples: Iterator[Example], *, tokens: int, sources: Sequence[int], targets: Sequence[int]
 ) -> Iterator[list[Example]]:
-    """Batches of about `tokens` ids in which lengths agree: one bucket per pair of a source and a target length.
+    """Batches of about `tokens` ids in which lengths agree: a bucket per pair of source and target length.
 
     An example longer than the largest bucket is dropped. Few shapes keep the kernels' caches small.
     """

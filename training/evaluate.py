@@ -6,13 +6,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 
 import mt5
 from mt5 import infill
 from mt5.engine import Engine
 from mt5.tokenizer import MASK
-from training.data import HELD_OUT, WITHOUT_SPACES, WORD, _hash, read_facts, read_lines, split_facts
+from training.data import HELD_OUT, WITHOUT_SPACES, WORD, read_facts, read_lines, split_facts, stable_hash
 from training.vocabulary import LANGUAGES
 
 BINS = 15
@@ -75,7 +76,7 @@ def word_gaps(corpus: Path, language: str) -> list[Gap]:
     gaps = []
     for text in (corpus / "valid" / f"{language}.txt").read_text(encoding="utf-8").splitlines():
         if spans := infill.words(text):
-            start, end = spans[_hash(text) % len(spans)]
+            start, end = spans[stable_hash(text) % len(spans)]
             gaps.append(Gap(text[:start], text[start:end], text[end:]))
     return gaps
 
@@ -139,7 +140,7 @@ def binned(guesses: Sequence[Guess], bins: int = BINS) -> list[list[Guess]]:
 def repeats(text: str) -> bool:
     """Whether a word stands twice in a row, or anything of up to four characters four times."""
     words = text.split()
-    if any(a == b for a, b in zip(words, words[1:], strict=False)):
+    if any(a == b for a, b in pairwise(words)):
         return True
     return any(
         text[place : place + size] * 4 == text[place : place + 4 * size]
@@ -191,7 +192,7 @@ class Counts:
 
 
 def hits(engine: Engine, gaps: Sequence[Gap], ranked: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """Shares of gaps whose first token begins the best candidate, or one of the five best that differ in it."""
+    """Shares of gaps whose first token begins the best candidate, or one of the five best beginnings."""
 
     def begin(gap: Gap, word: str) -> int:
         return engine.tokenizer.encode_answer(gap.before, word, first=True)[0]
@@ -260,9 +261,8 @@ def main() -> None:
     with mt5.open(options.checkpoint, dtype="float32", device="cpu") as engine:
         results = {code: figures(engine, options.corpus, code, facts[code]) for code in options.languages}
     print(table(results))
-    print(
-        f"\nFacts: one in {HELD_OUT} kept out of training by template, {sum(map(len, facts.values())):,} in all."
-    )
+    total = sum(map(len, facts.values()))
+    print(f"\nFacts: one in {HELD_OUT} kept out of training by template, {total:,} in all.")
     if options.json:
         options.json.write_text(
             json.dumps({code: asdict(row) for code, row in results.items()}, indent=1) + "\n"

@@ -4,12 +4,15 @@ import argparse
 import hashlib
 import json
 from pathlib import Path
+from string import Template
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from training.pretrain import OUT, Recipe
+
+CARD = Path(__file__).with_name("card.md")
 
 LAYER = {
     "self_attention": ("0", "SelfAttention"),
@@ -82,10 +85,11 @@ def configuration(recipe: Recipe, vocab_size: int) -> dict[str, object]:
     }
 
 
-def export(run: Path, out: Path) -> str:
-    """Write config.json, model.safetensors and spiece.model; returns the SHA-256 of the weights.
+def export(run: Path, out: Path, figures: str = "Not measured yet.") -> str:
+    """Write config.json, model.safetensors, spiece.model and README.md; returns the SHA-256 of the weights.
 
-    The weights are the running average of the run. ValueError when the files would be too large to ship.
+    The weights are the running average of the run. figures: the table of training.evaluate for the card.
+    ValueError when the files would be too large to ship.
     """
     state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
     recipe = Recipe(**state["recipe"])
@@ -99,16 +103,35 @@ def export(run: Path, out: Path) -> str:
     config = configuration(recipe, weights["shared.weight"].shape[0])
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     (out / "spiece.model").write_bytes(spiece)
-    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    facts = {
+        "parameters": f"{sum(weight.numel() for weight in weights.values()):,}",
+        "bytes": f"{(out / 'model.safetensors').stat().st_size:,}",
+        "sha256": sha256,
+        "minutes": f"{state['seconds'] / 60:.0f}",
+        "steps": f"{state['step']:,}",
+        "figures": figures,
+    } | {name: str(value) for name, value in config.items()}
+    (out / "README.md").write_text(
+        Template(CARD.read_text(encoding="utf-8")).substitute(facts), encoding="utf-8"
+    )
+    return sha256
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=OUT, help="folder of the training run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--figures", type=Path, help="what training.evaluate printed about these weights, for the card"
+    )
     options = parser.parse_args()
-    print(f"{options.out}: model.safetensors has SHA-256 {export(options.run, options.out)}")
+    figures = (
+        {} if options.figures is None else {"figures": options.figures.read_text(encoding="utf-8").strip()}
+    )
+    print(f"{options.out}: model.safetensors has SHA-256 {export(options.run, options.out, **figures)}")
 
 
 if __name__ == "__main__":

@@ -111,11 +111,9 @@ def initialise(model: MT5, generator: torch.Generator) -> None:
         layer.feed_forward.down.weight.mul_(0.5)
 
 
-def loss_of(
-    model: MT5, batch: list[Example], sizes: tuple[int, int], device: torch.device
-) -> tuple[Tensor, int]:
-    """Mean cross-entropy over the target's ids, in nats, and how many there are."""
-    source, target = sizes
+def loss_of(model: MT5, batch: list[Example], device: torch.device) -> Tensor:
+    """Mean cross-entropy over the target's ids, in nats."""
+    source, target = bucket_of(batch)
     ids = torch.zeros(len(batch), source, dtype=torch.long)
     labels = torch.full((len(batch), target), -100)
     inputs = torch.zeros(len(batch), target, dtype=torch.long)
@@ -128,18 +126,18 @@ def loss_of(
     cache = model.start(model.encode(ids, mask), mask)
     wanted = labels != -100
     logits = model.logits(model.decode(inputs, cache)[wanted])
-    return F.cross_entropy(logits.float(), labels[wanted]), int(wanted.sum())
+    return F.cross_entropy(logits.float(), labels[wanted])
 
 
 def bucket_of(batch: list[Example]) -> tuple[int, int]:
-    longest_source, longest_target = (
-        max(len(part) for part in parts) for parts in zip(*[(e.source, e.target) for e in batch], strict=True)
-    )
+    """The lengths to which a batch's sources and targets are padded."""
+    longest_source = max(len(example.source) for example in batch)
+    longest_target = max(len(example.target) for example in batch)
     return next(s for s in SOURCES if s >= longest_source), next(t for t in TARGETS if t >= longest_target)
 
 
 def rate_at(progress: float, step: int, recipe: Recipe) -> float:
-    """Factor on the learning rate: warm-up by steps, then level, then falling in a line with the time used."""
+    """Factor on the learning rate: warm-up by steps, then level, then falling with the time used."""
     warm = min(1.0, (step + 1) / recipe.warmup_steps)
     fall = max(0.0, progress - recipe.decay_from) / (1 - recipe.decay_from)
     return warm * (1 - (1 - recipe.last_rate) * min(fall, 1.0))
@@ -188,7 +186,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, _ = loss_of(self.model, batch, bucket_of(batch), self.device)
+            loss = loss_of(self.model, batch, self.device)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

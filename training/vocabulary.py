@@ -11,9 +11,10 @@ from pathlib import Path
 
 import sentencepiece
 
+from mt5 import languages
 from mt5.tokenizer import SENTINELS, SPACE
 
-LANGUAGES = "ja en it lv ru hu zh pl el de cs ko hi no da sk fr pt lt es nl sv ro fi".split()
+LANGUAGES = [language.code for language in languages.LANGUAGES]
 VOCAB_SIZE = 16_384
 CHARACTERS = 900_000
 """Characters of text taken from a language of middling size; see `sample`."""
@@ -24,7 +25,7 @@ USER_DEFINED = 4  # SentencePiece's type of a piece that is matched before any o
 
 
 def sample(corpus: Path, rng: random.Random) -> Iterator[str]:
-    """Lines for the vocabulary: the facts several times and some text of each language, nearly alike in amount."""
+    """Lines for the vocabulary: the facts several times, nearly as much text of each language."""
     with lzma.open(corpus / "facts.jsonl.xz", "rt", encoding="utf-8") as facts:
         for line in facts:
             yield from [json.loads(line)["text_with_object"]] * FACT_COPIES
@@ -41,7 +42,7 @@ def sample(corpus: Path, rng: random.Random) -> Iterator[str]:
 
 
 def train(lines: Iterator[str], vocab_size: int = VOCAB_SIZE) -> bytes:
-    """A model file with pad 0, eos 1, unk 2, byte pieces, and `▁<extra_id_99>` … `▁<extra_id_0>` as last pieces."""
+    """A model file with pad 0, eos 1, unk 2, byte pieces, and last `▁<extra_id_99>` … `▁<extra_id_0>`."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=lines,
@@ -62,7 +63,7 @@ def train(lines: Iterator[str], vocab_size: int = VOCAB_SIZE) -> bytes:
 
 
 def _piece(text: str) -> bytes:
-    """A piece in the wire format of SentencePiece's model file, where a repeated field goes on wherever it recurs."""
+    """A piece in the wire format of the model file, in which a repeated field goes on wherever it recurs."""
     data = text.encode()
     message = (
         b"\x0a" + bytes([len(data)]) + data + b"\x15" + struct.pack("<f", 0.0) + bytes([0x18, USER_DEFINED])
