@@ -13,7 +13,11 @@ VOCABULARY = "encoder_embedding.word_embeddings.weight"
 
 def spiece(**options):
     """A small SentencePiece model that knows nothing of masks and sentinels."""
-    text = ["the capital of france is paris", "la capitale de la france est paris", "rome is old and far"] * 20
+    text = [
+        "the capital of france is paris",
+        "la capitale de la france est paris",
+        "rome is old and far",
+    ] * 20
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text), model_writer=out, vocab_size=26, minloglevel=2, **options
@@ -130,5 +134,8 @@ def archive_members(settings, tensors, proto, ranks, layout="mp"):
     }[layout]
     config = {"tensor_model_parallel_size": ranks, **settings}
     config["tokenizer"] = {"library": "sentencepiece", "type": None, "model": "nemo:0123_spm.model"}
-    weights = {f"{name}model_weights.ckpt": saved(state) for name, state in zip(names, shards(tensors, ranks), strict=True)}
+    weights = {
+        f"{name}model_weights.ckpt": saved(state)
+        for name, state in zip(names, shards(tensors, ranks), strict=True)
+    }
     return {"0123_spm.model": proto, "model_config.yaml": yaml.safe_dump(config).encode(), **weights}

@@ -50,7 +50,10 @@ def test_a_written_archive_has_nemos_layout_key_order_and_shared_embeddings(tmp_
             (tmp_path / "rank.ckpt").write_bytes(members[name])
             states.append(torch.load(tmp_path / "rank.ckpt", map_location="cpu", weights_only=True))
         assert list(states[0]) == list(states[1])
-        words = [states[0][f"enc_dec_model.{side}_embedding.word_embeddings.weight"] for side in ("encoder", "decoder")]
+        words = [
+            states[0][f"enc_dec_model.{side}_embedding.word_embeddings.weight"]
+            for side in ("encoder", "decoder")
+        ]
         assert words[0].data_ptr() == words[1].data_ptr()
         for key, tensor in states[1].items():
             kept = VOCABULARY - number * len(tensor) if len(tensor) == 640 else len(tensor)

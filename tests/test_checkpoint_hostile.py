@@ -16,7 +16,7 @@ import pytest
 import torch
 from nemo_writer import members_of, saved, tar_of
 
-from mt5.checkpoint import open_checkpoint, torchfile
+from mt5.checkpoint import convert, open_checkpoint, torchfile
 from mt5.checkpoint.nemo import read_config
 from mt5.errors import CheckpointError
 
@@ -73,7 +73,9 @@ def rezipped(data, change):
 
 
 def test_a_pickle_that_would_run_something_is_refused_in_a_zip_and_in_the_old_format(folder):
-    refused(with_member(folder, WEIGHTS, saved({"weight": Payload()})), "a call of __builtin__.exec|builtins.exec")
+    refused(
+        with_member(folder, WEIGHTS, saved({"weight": Payload()})), "a call of __builtin__.exec|builtins.exec"
+    )
     old = io.BytesIO()
     torch.save({"weight": Payload()}, old, _use_new_zipfile_serialization=False)
     path = with_file(folder, "pytorch_model.bin", old.getvalue())
@@ -98,7 +100,9 @@ def test_a_tensor_that_repeats_one_number_is_refused_before_it_is_copied(folder)
 
 
 def test_a_compressed_record_is_refused_from_the_directory(folder):
-    bomb = rezipped(saved({"weight": torch.zeros(2**22)}), lambda name, content: (content, zipfile.ZIP_DEFLATED))
+    bomb = rezipped(
+        saved({"weight": torch.zeros(2**22)}), lambda name, content: (content, zipfile.ZIP_DEFLATED)
+    )
     path = with_member(folder, WEIGHTS, bomb)
     started = time.perf_counter()
     refused(path, "is compressed")
@@ -147,10 +151,14 @@ def test_an_archive_cut_anywhere_is_refused(folder):
     data = TINY.read_bytes()
     with tarfile.open(TINY) as tar:
         # the last boundary is left out: everything is there, only the end mark is missing
-        cuts = [info.offset for info in tar] + [info.offset_data + info.size // 2 for info in tar if info.isreg()]
+        cuts = [info.offset for info in tar] + [
+            info.offset_data + info.size // 2 for info in tar if info.isreg()
+        ]
     for cut in [1, 511, 700, *cuts]:
         (folder / "cut.nemo").write_bytes(data[:cut])
-        refused(folder / "cut.nemo", "cut short|missing|no model_config.yaml|is empty|no tar|not in the archive")
+        refused(
+            folder / "cut.nemo", "cut short|missing|no model_config.yaml|is empty|no tar|not in the archive"
+        )
 
 
 def test_a_damaged_header_is_refused(folder):
@@ -174,7 +182,10 @@ def test_many_members_long_headers_and_gzip_bombs_end_early(folder):
             bomb.write(bytes(1 << 20))
     (folder / "broken.nemo").write_bytes(gzip.compress(TINY.read_bytes())[:100_000])
     for name, message in {
-        "many": "occurs twice|members", "long": "extended header", "bomb": "unpacks to more", "broken": "gzip",
+        "many": "occurs twice|members",
+        "long": "extended header",
+        "bomb": "unpacks to more",
+        "broken": "gzip",
     }.items():
         started = time.perf_counter()
         refused(folder / f"{name}.nemo", message)
@@ -226,7 +237,11 @@ def safetensors(entries, size, *, header=None):
 
 
 def entry(first, last, shape=None, dtype="F32"):
-    return {"dtype": dtype, "shape": [(last - first) // 4] if shape is None else shape, "data_offsets": [first, last]}
+    return {
+        "dtype": dtype,
+        "shape": [(last - first) // 4] if shape is None else shape,
+        "data_offsets": [first, last],
+    }
 
 
 @pytest.mark.parametrize(
@@ -256,13 +271,35 @@ def test_damaged_safetensors_are_refused(folder, data, message):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"[]", "list"), (b"{", "not JSON"), (b"[" * 100_000, "not JSON"), (b'{"model_type": "bert"}', "'bert'"),
-        (b'{"model_type": "mt5", "d_model": 0}', "d_model"), (b" " * (300 << 10), "bytes, more than"),
+        (b"[]", "list"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"model_type": "bert"}', "'bert'"),
+        (b'{"model_type": "mt5", "d_model": 0}', "d_model"),
+        (b" " * (300 << 10), "bytes, more than"),
         (b'{"model_type": "mt5-infilling"}', "network's facts"),
     ],
 )
 def test_a_damaged_config_json_is_refused(folder, content, message):
     refused(with_file(folder, "config.json", content), message)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("activation", "tanh"),
+        ("norm", None),
+        ("norm_eps", "small"),
+        ("score_scale", "1"),
+        ("num_heads", 10**9),
+    ],
+)
+def test_an_unknown_fact_in_a_converted_folder_is_refused(folder, name, value):
+    convert(TINY, folder / "made")
+    settings = json.loads((folder / "made" / "config.json").read_text())
+    settings["config"]["encoder"][name] = value
+    (folder / "made" / "config.json").write_text(json.dumps(settings))
+    refused(folder / "made", "no known kind|num_heads")
 
 
 def test_weights_that_shrink_or_change_while_they_are_read_are_refused(folder):

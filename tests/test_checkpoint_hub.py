@@ -5,6 +5,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub.constants
@@ -21,8 +22,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub(BaseHTTPRequestHandler):
     """What huggingface_hub asks of a hub: facts about a repository, its files, and the files themselves."""
 
-    repositories: dict[str, dict[str, bytes]] = {}
-    asked: list[str] = []
+    repositories: ClassVar[dict[str, dict[str, bytes]]] = {}
+    asked: ClassVar[list[str]] = []
 
     def do_HEAD(self):
         self.answer()
@@ -45,12 +46,18 @@ class Hub(BaseHTTPRequestHandler):
                 return self.send(200, json.dumps(facts).encode())
             if path.startswith(f"/{name}/resolve/{COMMIT}/") and path.rsplit("/", 1)[1] in files:
                 data = files[path.rsplit("/", 1)[1]]
-                return self.send(200, data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', **{"X-Repo-Commit": COMMIT})
+                return self.send(
+                    200, data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', **{"X-Repo-Commit": COMMIT}
+                )
         return self.send(404, b"{}", **{"X-Error-Code": "RepoNotFound"})
 
     def send(self, status, data, **headers):
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **headers}.items():
+        for name, value in {
+            "Content-Length": str(len(data)),
+            "Content-Type": "application/json",
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
@@ -102,7 +109,10 @@ def test_a_downloaded_repository_opens_without_the_hub(hub, monkeypatch):
 
 
 def test_the_only_archive_of_a_repository_is_opened(hub):
-    Hub.repositories["owner/nemo"] = {"tiny.nemo": (DATA / "nemo_tiny_tp2.nemo").read_bytes(), "README.md": b"x"}
+    Hub.repositories["owner/nemo"] = {
+        "tiny.nemo": (DATA / "nemo_tiny_tp2.nemo").read_bytes(),
+        "README.md": b"x",
+    }
     assert open_checkpoint("owner/nemo").format == "nemo"
 
 
@@ -126,5 +136,5 @@ def test_an_unknown_repository_and_an_unreachable_hub_say_what_to_do(hub, monkey
     with pytest.raises(CheckpointError, match="no such repository on the hub"):
         open_checkpoint("owner/unknown")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(CheckpointError, match="the hub cannot be reached.*pass its folder"):
+    with pytest.raises(CheckpointError, match=r"the hub cannot be reached.*pass its folder"):
         open_checkpoint("owner/unknown")

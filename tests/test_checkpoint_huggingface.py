@@ -18,8 +18,15 @@ HF = DATA / "hf_tiny_mt5"
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4  # another order of summation in float32
 SIZES = {
-    "vocab_size": 1100, "d_model": 24, "d_kv": 5, "d_ff": 40, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
-    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+    "vocab_size": 1100,
+    "d_model": 24,
+    "d_kv": 5,
+    "d_ff": 40,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
 }
 
 
@@ -32,14 +39,18 @@ def folder_of(tmp_path, kind, *, own_head, **options):
         torch.nn.init.normal_(parameter, std=0.3)
     if own_head:
         model.lm_head.weight = torch.nn.Parameter(torch.randn(SIZES["vocab_size"], SIZES["d_model"]))
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items() if "embed_tokens" not in name}
+    weights = {
+        name: tensor.clone() for name, tensor in model.state_dict().items() if "embed_tokens" not in name
+    }
     if not own_head:
         del weights["lm_head.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     settings = config.to_dict() | {"tie_word_embeddings": options.get("tie_word_embeddings", True)}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     shutil.copy(HF / "spiece.model", tmp_path)
-    reference = getattr(transformers, f"{kind}ForConditionalGeneration").from_pretrained(tmp_path, dtype=torch.float32)
+    reference = getattr(transformers, f"{kind}ForConditionalGeneration").from_pretrained(
+        tmp_path, dtype=torch.float32
+    )
     return reference.eval()
 
 
@@ -97,7 +108,7 @@ def test_weights_in_several_safetensors_open_by_their_index(bare):
     assert_equal(folder)
     assert len(open_checkpoint(folder).files) == 2
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors missing"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002.safetensors missing"):
         open_checkpoint(folder)
 
 
@@ -141,7 +152,11 @@ def test_every_faulty_weight_is_named_at_once(bare):
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(folder).check()
-    for part in ("encoder.final_norm.weight", "extra.weight", "decoder.final_norm.weight is [3], expected [48]"):
+    for part in (
+        "encoder.final_norm.weight",
+        "extra.weight",
+        "decoder.final_norm.weight is [3], expected [48]",
+    ):
         assert part in str(caught.value)
 
 

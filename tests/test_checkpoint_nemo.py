@@ -22,10 +22,20 @@ TINY = DATA / "nemo_tiny_tp2.nemo"
 CPU = torch.device("cpu")
 
 STACK = {
-    "arch": "transformer", "hidden_size": 16, "num_layers": 2, "num_attention_heads": 4, "kv_channels": 6,
-    "ffn_hidden_size": 24, "activation": "geglu", "normalization": "rmsnorm", "bias": False,
-    "position_embedding_type": "relative", "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 20, "apply_query_key_layer_scaling": True, "layernorm_epsilon": "1e-06",
+    "arch": "transformer",
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "kv_channels": 6,
+    "ffn_hidden_size": 24,
+    "activation": "geglu",
+    "normalization": "rmsnorm",
+    "bias": False,
+    "position_embedding_type": "relative",
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+    "apply_query_key_layer_scaling": True,
+    "layernorm_epsilon": "1e-06",
     "bias_activation_fusion": False,
 }
 DECODER = STACK | {"num_layers": 1, "num_attention_heads": 2, "ffn_hidden_size": 40, "activation": "swiglu"}
@@ -40,7 +50,7 @@ def proto():
 
 @pytest.fixture
 def nested(tmp_path, proto):
-    """An archive with blocks of their own, relative positions, RMSNorm, no biases, no sentinels in its spm."""
+    """An archive with nested blocks, relative positions, RMSNorm, no biases, no sentinels in its spm."""
     tensors = whole_tensors(STACK, DECODER, ROWS)
 
     def write(ranks=2, layout="mp", mode="w", settings=NESTED):
@@ -105,12 +115,10 @@ def test_a_fused_projection_is_taken_apart_by_head(nested):
 def test_every_other_tensor_keeps_its_numbers_under_its_new_name(nested):
     tensors, write = nested
     weights = loaded(write())
-    top = "enc_dec_model.decoder.model.layers.0"
+    encoder, top = (f"enc_dec_model.{side}.model.layers.0" for side in ("encoder", "decoder"))
     names = {
         VOCABULARY: "embedding.weight",
         "tokens_head.bias": "head.bias",
-        "encoder_relative_position_embedding.relative_position_embedding.weight": "encoder.relative_bias.weight",
-        "decoder_relative_position_embedding.relative_position_embedding.weight": "decoder.relative_bias.weight",
         "enc_dec_model.encoder.model.final_layernorm.weight": "encoder.final_norm.weight",
         f"{top}.input_layernorm.weight": "decoder.layers.0.self_attention_norm.weight",
         f"{top}.post_attention_layernorm.weight": "decoder.layers.0.cross_attention_norm.weight",
@@ -121,9 +129,11 @@ def test_every_other_tensor_keeps_its_numbers_under_its_new_name(nested):
         f"{top}.mlp.dense_h_to_4h.weight": "decoder.layers.0.feed_forward.gate.weight",
         f"{top}.mlp.dense_h_to_4h_2.weight": "decoder.layers.0.feed_forward.up.weight",
         f"{top}.mlp.dense_4h_to_h.weight": "decoder.layers.0.feed_forward.down.weight",
-        "enc_dec_model.encoder.model.layers.0.post_attention_layernorm.weight":
-            "encoder.layers.0.feed_forward_norm.weight",
+        f"{encoder}.post_attention_layernorm.weight": "encoder.layers.0.feed_forward_norm.weight",
     }
+    for side in ("encoder", "decoder"):
+        table = f"{side}_relative_position_embedding.relative_position_embedding.weight"
+        names[table] = f"{side}.relative_bias.weight"
     for theirs, own in names.items():
         assert torch.equal(weights[own], tensors[theirs][0]), own
 
@@ -165,7 +175,9 @@ def test_an_unpacked_archive_opens_as_a_folder(nested, tmp_path):
 def test_two_stored_shards_load_into_any_number_of_ranks(size):
     whole = loaded(TINY)
     checkpoint = open_checkpoint(TINY)
-    models = [checkpoint.load(dtype=torch.float32, device=CPU, shard=Shard(rank, size)) for rank in range(size)]
+    models = [
+        checkpoint.load(dtype=torch.float32, device=CPU, shard=Shard(rank, size)) for rank in range(size)
+    ]
     for name, dim in models[0].partition().items():
         parts = [model.state_dict()[name] for model in models]
         joined = parts[0] if dim is None else torch.cat(parts, dim)
@@ -210,10 +222,18 @@ def edited(tmp_path, change, source=TINY):
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("transformer_block_type", "post_ln"), ("transformer_block_type", "normformer"), ("headscale", True),
-        ("encoder_arch", "perceiver"), ("pipeline_model_parallel_size", 2), ("normalization", "layernorm1p"),
-        ("megatron_legacy", True), ("openai_gelu", True), ("activation", "squared-relu"),
-        ("position_embedding_type", "rope"), ("num_moe_experts", 4), ("onnx_safe", True),
+        ("transformer_block_type", "post_ln"),
+        ("transformer_block_type", "normformer"),
+        ("headscale", True),
+        ("encoder_arch", "perceiver"),
+        ("pipeline_model_parallel_size", 2),
+        ("normalization", "layernorm1p"),
+        ("megatron_legacy", True),
+        ("openai_gelu", True),
+        ("activation", "squared-relu"),
+        ("position_embedding_type", "rope"),
+        ("num_moe_experts", 4),
+        ("onnx_safe", True),
         ("target", "nemo.collections.nlp.models.MegatronGPTModel"),
     ],
 )

@@ -33,7 +33,9 @@ class Archive:
         self.file = _plain(path)
         for name, start, size in self._index():
             if name.startswith("/") or ".." in name.split("/"):
-                raise CheckpointError(f"{path}: member {name!r} points outside the archive; NeMo writes none.")
+                raise CheckpointError(
+                    f"{path}: member {name!r} points outside the archive; NeMo writes none."
+                )
             name = name.removeprefix("./")
             if name in self.members:
                 raise CheckpointError(f"{path}: member {name!r} occurs twice. Write the archive again.")
@@ -56,7 +58,12 @@ class Archive:
             if not any(header):
                 return
             kind, size, name = header[156:157], self._size(header, at), _text(header[:100])
-            if header[257:262] == b"ustar" and header[257:263] != b"ustar " and header[345] and kind in REGULAR:
+            if (
+                header[257:262] == b"ustar"
+                and header[257:263] != b"ustar "
+                and header[345]
+                and kind in REGULAR
+            ):
                 name = f"{_text(header[345:500])}/{name}"
             size = int(extended["size"]) if extended.get("size", "").isdecimal() else size
             start, at = at + BLOCK, at + BLOCK + -(-size // BLOCK) * BLOCK
@@ -64,17 +71,23 @@ class Archive:
                 raise CheckpointError(f"{self.path}: {name} is cut short. Download the archive again.")
             number += 1
             if number > MAX_MEMBERS:
-                raise CheckpointError(f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint.")
+                raise CheckpointError(
+                    f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint."
+                )
             if kind in (EXTENDED, GLOBAL_EXTENDED, LONG_NAME):
                 if size > MAX_HEADER:
-                    raise CheckpointError(f"{self.path}: an extended header has {size:,} bytes; NeMo writes none such.")
+                    raise CheckpointError(
+                        f"{self.path}: an extended header has {size:,} bytes; NeMo writes none such."
+                    )
                 data = self.file.read(size, start)
                 extended |= {"path": _text(data)} if kind == LONG_NAME else self._records(data)
                 continue
             name, sparse = extended.get("path", name), any(key.startswith("GNU.sparse") for key in extended)
             extended = {}
             if sparse or kind not in (*REGULAR, FOLDER):
-                raise CheckpointError(f"{self.path}: member {name!r} is a link, a device or sparse; NeMo writes none.")
+                raise CheckpointError(
+                    f"{self.path}: member {name!r} is a link, a device or sparse; NeMo writes none."
+                )
             if kind in REGULAR and not name.endswith("/"):
                 yield name, start, size
 
@@ -100,7 +113,9 @@ class Archive:
             end = at + int(length) if length.isdigit() and space else 0
             key, equals, value = data[at + len(length) + 1 : max(end - 1, 0)].partition(b"=")
             if end <= at or end > len(data) or not equals:
-                raise CheckpointError(f"{self.path}: an extended header is damaged. Download the archive again.")
+                raise CheckpointError(
+                    f"{self.path}: an extended header is damaged. Download the archive again."
+                )
             records[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
             at = end
         return records
@@ -122,9 +137,13 @@ def _plain(path: Path) -> File:
                 while block := packed.read(1 << 20):
                     plain.write(block)
                     if plain.tell() > limit:
-                        raise CheckpointError(f"{path} unpacks to more than {limit:,} bytes; weights never do.")
+                        raise CheckpointError(
+                            f"{path} unpacks to more than {limit:,} bytes; weights never do."
+                        )
         except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
-            raise CheckpointError(f"{path}: the gzip stream is damaged ({fault}). Download it again.") from fault
+            raise CheckpointError(
+                f"{path}: the gzip stream is damaged ({fault}). Download it again."
+            ) from fault
         except OSError as fault:
             raise CheckpointError(
                 f"{path} could not be unpacked: {fault.strerror}. Set TMPDIR to a folder with more room."

@@ -1,4 +1,4 @@
-"""Writing checkpoints: safetensors in a folder from any of them, a `.nemo` of any number of shards from a `.nemo`."""
+"""Writing checkpoints: a folder with safetensors from any, a `.nemo` of any number of shards from another."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, cast
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ def convert(
     dtype: str | None = None,
     tensor_parallel: int = 1,
 ) -> None:
-    """Write a checkpoint once more: as a folder with safetensors, or as a `.nemo` cut into `tensor_parallel` shards.
+    """Write a checkpoint again: a folder with safetensors, or a `.nemo` cut into `tensor_parallel` shards.
 
     A folder has Hugging Face's layout where transformers has a class for the network, else this project's
     own, which `open_checkpoint` reads like any other. dtype: float32, bfloat16, float16; None keeps what
@@ -61,17 +61,21 @@ def convert(
     checkpoint.check()
     if to == "huggingface":
         if tensor_parallel != 1:
-            raise CheckpointError("safetensors are never cut into shards; leave tensor_parallel out, or convert to nemo.")
+            raise CheckpointError(
+                "safetensors are never cut into shards; leave tensor_parallel out, or convert to nemo."
+            )
         _write_folder(checkpoint, Path(out), kept)
     elif checkpoint.format != "nemo":
-        raise CheckpointError(f"{source}: a .nemo can be written from a .nemo only. Convert to huggingface instead.")
+        raise CheckpointError(
+            f"{source}: a .nemo can be written from a .nemo only. Convert to huggingface instead."
+        )
     else:
         _write_nemo(open_nemo(checkpoint.path), Path(out), kept, tensor_parallel)
 
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write in; removed whatever happens. Failures of the disk become CheckpointError."""
+    """A folder beside `out` to write in, removed whatever happens. A full disk becomes a CheckpointError."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -106,7 +110,9 @@ def _write_folder(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None) 
         made.mkdir()
         weights = {names[name]: tensor for name, tensor in checkpoint.weights.items()}
         safetensors.write(made / "model.safetensors", weights, dtype)
-        (made / CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (made / CONFIG).write_text(
+            json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         (made / SPIECE).write_bytes(checkpoint.tokenizer.model_proto)
         checkpoint.check_unchanged()
         made.replace(out)
@@ -135,7 +141,7 @@ def _write_nemo(nemo: NemoArchive, out: Path, dtype: torch.dtype | None, size: i
                 if name in ranks:
                     if "/" in name:
                         _add(tar, f"./{name.split('/')[0]}/", None, 0)
-                    # torch names the folder inside the zip after the file; NeMo writes this one and then moves it
+                    # torch names the folder inside the zip after the file, and NeMo gives it this name
                     part = folder / name.replace("/", "_")
                     torch.save(_shard(nemo, Shard(ranks[name], size), dtype), part)
                     with part.open("rb") as weights:
@@ -144,19 +150,19 @@ def _write_nemo(nemo: NemoArchive, out: Path, dtype: torch.dtype | None, size: i
                 elif name == NEMO_CONFIG:
                     _add(tar, f"./{name}", io.BytesIO(config), len(config))
                 else:
-                    _add(tar, f"./{name}", members[name], members[name].size)
+                    _add(tar, f"./{name}", cast(IO[bytes], members[name]), members[name].size)
         check_unchanged(nemo.weights.values())
         with made.open("rb") as done:
             os.fsync(done.fileno())
         made.replace(out)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: io.BufferedIOBase | io.RawIOBase | None, size: int) -> None:
+def _add(tar: tarfile.TarFile, name: str, data: IO[bytes] | None, size: int) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
     if data is None:
         member.type, member.mode = tarfile.DIRTYPE, 0o755
-    tar.addfile(member, data)  # type: ignore[arg-type]
+    tar.addfile(member, data)
 
 
 def _shard(nemo: NemoArchive, shard: Shard, dtype: torch.dtype | None) -> "OrderedDict[str, Tensor]":
@@ -169,7 +175,9 @@ def _shard(nemo: NemoArchive, shard: Shard, dtype: torch.dtype | None) -> "Order
             dim = cut_dimension(name)
             if dim is None:
                 part = tensor.narrow(0, 0, tensor.shape[0])
-            elif tensor.shape[0] == nemo.config.padded_vocab_size and ("word_embeddings" in name or "tokens_head" in name):
+            elif tensor.shape[0] == nemo.config.padded_vocab_size and (
+                "word_embeddings" in name or "tokens_head" in name
+            ):
                 part = padded(tensor, shard.span(rows))
             else:
                 span = shard.span(tensor.shape[dim])

@@ -53,7 +53,7 @@ class File:
         return bytes(data)
 
     def check_unchanged(self) -> None:
-        """CheckpointError when the file was written to since it was opened, so that old and new may be mixed."""
+        """CheckpointError when the file was written to since it was opened: old and new may be mixed."""
         if self._stamp() != self._first:
             raise CheckpointError(f"{self.path} was changed while it was read. Load it again.")
 
@@ -63,7 +63,7 @@ class File:
 
 
 def stand_in(start: bytes) -> str | None:
-    """What a file is instead of weights or a vocabulary, judged by its first bytes; None when nothing is odd."""
+    """What a file is instead of what it should be, judged by its first bytes; None when nothing is odd."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "is empty. Download it again."

@@ -31,7 +31,7 @@ def download(name: str) -> Path:
         ) from fault
     except LocalEntryNotFoundError as fault:
         raise CheckpointError(
-            f"{name}: no such folder here, and the hub cannot be reached. Check the spelling and the network, "
+            f"{name}: no such folder here, and the hub cannot be reached. Check spelling and network, "
             "or download the repository elsewhere and pass its folder."
         ) from fault
     except (HfHubHTTPError, OSError) as fault:

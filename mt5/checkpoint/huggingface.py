@@ -9,7 +9,7 @@ from typing import Any
 from mt5.checkpoint import safetensors, torchfile
 from mt5.checkpoint.file import read_small
 from mt5.checkpoint.weights import Lazy, same
-from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
+from mt5.config import LOWEST_FLOAT32, Activation, ModelConfig, StackConfig
 from mt5.errors import CheckpointError
 from mt5.tokenizer import Tokenizer
 
@@ -18,7 +18,7 @@ MAX_TOKENIZER = 64 << 20
 CONFIG = "config.json"
 SPIECE = "spiece.model"
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu": "gelu",
@@ -53,7 +53,7 @@ class Folder:
 
 
 def open_huggingface(folder: Path) -> Folder:
-    """Read a folder's configuration and index its weights; none is read yet. CheckpointError names what is wrong."""
+    """Read a folder's configuration and index its weights; none is read yet. CheckpointError names faults."""
     label = str(folder)
     settings = read_json(folder / CONFIG)
     proto = read_vocabulary(folder)
@@ -104,7 +104,7 @@ def check_supported(settings: Mapping[str, Any], label: str) -> None:
 
 
 def model_config(settings: Mapping[str, Any], *, tied: bool, label: str) -> ModelConfig:
-    """The network's facts, as transformers 5 understands config.json. tied: no head of its own in the weights."""
+    """The network's facts, as transformers 5 understands config.json. tied: the weights hold no head."""
     kind = settings["model_type"]
     d_model = _number(settings, "d_model", label)
     layers = _number(settings, "num_layers", label)
@@ -120,7 +120,7 @@ def model_config(settings: Mapping[str, Any], *, tied: bool, label: str) -> Mode
             norm="rms",
             norm_eps=_real(settings, "layer_norm_epsilon", label, 1e-6),
             positions="relative",
-            activation=activation,  # type: ignore[arg-type]
+            activation=activation,
             gated=gated,
             linear_bias=False,
             score_scale=1.0,
@@ -155,8 +155,8 @@ def model_config(settings: Mapping[str, Any], *, tied: bool, label: str) -> Mode
     return config
 
 
-def feed_forward(settings: Mapping[str, Any], label: str) -> tuple[str, bool]:
-    """Activation and whether it gates, from `feed_forward_proj` ("gated-gelu", where gelu means its tanh form)."""
+def feed_forward(settings: Mapping[str, Any], label: str) -> tuple[Activation, bool]:
+    """Activation and whether it gates, from `feed_forward_proj`; in "gated-gelu" it is the tanh form."""
     default = "relu" if settings["model_type"] == "t5" else "gated-gelu"
     written = settings.get("feed_forward_proj") or default
     kind, _, name = str(written).rpartition("-")

@@ -1,14 +1,15 @@
-"""This project's own folder, for networks that Hugging Face's mT5 cannot express: the facts, safetensors, tokenizer."""
+"""This project's own folder, for networks that transformers has no class for."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mt5.checkpoint import safetensors
 from mt5.checkpoint.huggingface import CONFIG, read_json, read_vocabulary
 from mt5.checkpoint.weights import Lazy
-from mt5.config import ModelConfig, StackConfig
+from mt5.config import Activation, ModelConfig, Norm, Positions, StackConfig
 from mt5.errors import CheckpointError
 from mt5.tokenizer import Tokenizer
 
@@ -41,7 +42,21 @@ def open_native(folder: Path) -> NativeFolder:
         side: _built(StackConfig, facts.get(side), f"{label}: {side}") for side in ("encoder", "decoder")
     }
     config = _built(ModelConfig, facts | stacks, label)
-    config.check()
+    try:
+        config.check()
+        known = all(
+            stack.norm in get_args(Norm)
+            and stack.positions in get_args(Positions)
+            and stack.activation in get_args(Activation)
+            and math.isfinite(stack.score_scale + config.head_scale + config.masked_score)
+            for stack in stacks.values()
+        )
+    except TypeError:  # a text where a number belongs
+        known = False
+    if not known:
+        raise CheckpointError(
+            f"{label}: a fact of `config` is of no known kind. Convert the checkpoint again."
+        )
     proto, count = read_vocabulary(folder), settings.get("sentinels")
     if settings.get("tokenizer") == "nemo":
         tokenizer = Tokenizer.nemo(proto, sentinels=count if isinstance(count, int) else 100)

@@ -15,7 +15,7 @@ import yaml
 from mt5.checkpoint import torchfile
 from mt5.checkpoint.archive import Archive
 from mt5.checkpoint.weights import Joined, Lazy, Unfused, listed, same
-from mt5.config import ModelConfig, StackConfig
+from mt5.config import Activation, ModelConfig, StackConfig
 from mt5.errors import CheckpointError
 from mt5.tokenizer import Tokenizer
 
@@ -108,7 +108,8 @@ def unsupported(config: Mapping[str, Any]) -> list[str]:
     if stages not in (None, 1) or isinstance(stages, bool):
         faults.append(f"pipeline_model_parallel_size: {stages}")
     tokenizer = config.get("tokenizer")
-    library = tokenizer.get("library") if isinstance(tokenizer, Mapping) else None
+    tokenizer = tokenizer if isinstance(tokenizer, Mapping) else {}
+    library = tokenizer.get("library")
     if library != "sentencepiece":
         faults.append(f"tokenizer library: {library}")
     elif tokenizer.get("sentencepiece_legacy") is False or config.get("sentencepiece_legacy") is False:
@@ -156,7 +157,8 @@ def _stack(settings: Mapping[str, Any], label: str) -> StackConfig:
     d_kv = hidden // heads if settings.get("kv_channels") is None else _whole(settings, "kv_channels", label)
     activation = settings.get("activation") or "gelu"
     # fused kernels approximate GELU with tanh; without them NeMo calls the exact function
-    gelu = "gelu_tanh" if settings["fused"] else "gelu"
+    gelu: Activation = "gelu_tanh" if settings["fused"] else "gelu"
+    others: dict[str, Activation] = {"swiglu": "silu", "reglu": "relu"}
     relative = settings.get("position_embedding_type") == "relative"
     return StackConfig(
         num_layers=_whole(settings, "num_layers", label),
@@ -166,7 +168,7 @@ def _stack(settings: Mapping[str, Any], label: str) -> StackConfig:
         norm="rms" if settings.get("normalization") == "rmsnorm" else "layer",
         norm_eps=_real(settings, "layernorm_epsilon", label, 1e-5),
         positions="relative" if relative else "absolute",
-        activation={"swiglu": "silu", "reglu": "relu"}.get(activation, gelu),
+        activation=others.get(activation, gelu),
         gated=activation.endswith("glu"),
         linear_bias=settings.get("bias") in (None, True),
         score_scale=d_kv**-0.5,
@@ -300,7 +302,7 @@ def _top_level(name: str, config: ModelConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class NemoArchive:
-    """What an archive holds. settings: its configuration as written. weights: whole tensors by NeMo's names."""
+    """What an archive holds. settings: as written. weights: whole tensors by NeMo's names."""
 
     archive: Archive
     settings: dict[str, Any]
@@ -344,7 +346,7 @@ def open_nemo(path: Path) -> NemoArchive:
     expected = padded_rows(settings, tokenizer.vocab_size, len(names))
     if words.shape[0] != expected:
         raise CheckpointError(
-            f"{label}: the word embeddings have {words.shape[0]:,} rows, but {tokenizer.vocab_size:,} tokens on "
+            f"{label}: the embeddings have {words.shape[0]:,} rows, but {tokenizer.vocab_size:,} tokens on "
             f"{len(names)} ranks need {expected:,}. Does the tokenizer belong to these weights?"
         )
     config = model_config(settings, tokenizer, words.shape[0], tied_head=tied, label=label)
@@ -354,7 +356,7 @@ def open_nemo(path: Path) -> NemoArchive:
 
 
 def _check_positions(weights: Mapping[str, Lazy], config: ModelConfig, label: str) -> None:
-    """The network has one table of positions for both stacks; NeMo has two when it shares no embeddings."""
+    """One table of positions serves both stacks here; NeMo has two when it shares no embeddings."""
     tables = [tensor for name, tensor in weights.items() if name.endswith(".position_embeddings.weight")]
     if not config.shared_embeddings and len(tables) == 2 and not same(*tables):
         raise CheckpointError(
@@ -417,6 +419,6 @@ def _rank_members(archive: Archive, settings: Mapping[str, Any]) -> list[str]:
             if ranks
         ]
         raise CheckpointError(
-            f"{archive.path}: {CONFIG} says {expected} ranks; {' and '.join(what)}. Download the archive again."
+            f"{archive.path}: {CONFIG} says {expected} ranks; {' and '.join(what)}. Download it again."
         )
     return [found[rank] for rank in range(expected)]

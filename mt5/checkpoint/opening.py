@@ -125,8 +125,9 @@ def _folder(path: Path) -> Checkpoint:
     name = path.resolve().name
     if read_json(path / CONFIG).get("model_type") == MODEL_TYPE:
         native = open_native(path)
-        files = (path / "model.safetensors",)
-        return Checkpoint(path, name, MODEL_TYPE, native.config, native.tokenizer, 1, native.weights, files)
+        weights = (path / "model.safetensors",)
+        return Checkpoint(path, name, MODEL_TYPE, native.config, native.tokenizer, 1, native.weights, weights)
     folder = open_huggingface(path)
-    files = tuple(folder.files)
-    return Checkpoint(path, name, "huggingface", folder.config, folder.tokenizer, 1, folder.weights, files)
+    return Checkpoint(
+        path, name, "huggingface", folder.config, folder.tokenizer, 1, folder.weights, folder.files
+    )

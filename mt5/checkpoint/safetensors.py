@@ -1,4 +1,4 @@
-"""The safetensors format (8 bytes of length, a JSON header, the numbers), read in place and written in a stream."""
+"""The safetensors format (8 bytes of length, a JSON header, the numbers), read in place or written."""
 
 import json
 import os

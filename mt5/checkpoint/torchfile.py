@@ -28,7 +28,7 @@ DTYPES = {
 
 
 def read(path: Path) -> dict[str, Lazy]:
-    """The tensors of a file such as pytorch_model.bin, by name. CheckpointError when it holds anything else."""
+    """The tensors of a file such as pytorch_model.bin. CheckpointError when it holds anything else."""
     file = File.open(path)
     if file.read(min(2, file.size), 0) == b"PK":
         return tensors(Window(file, 0, file.size), str(path))
@@ -65,7 +65,10 @@ def tensors(window: Window, label: str) -> dict[str, Lazy]:
         raise _foreign(label, "no dictionary of tensors")
     if len(state) > MAX_TENSORS:
         raise CheckpointError(f"{label}: {len(state):,} tensors, more than {MAX_TENSORS:,}.")
-    return {str(name): _located(value, records, root, window.file, f"{label}: {name}") for name, value in state.items()}
+    return {
+        str(name): _located(value, records, root, window.file, f"{label}: {name}")
+        for name, value in state.items()
+    }
 
 
 def _foreign(label: str, what: str) -> CheckpointError:
@@ -83,7 +86,9 @@ def _directory(window: Window, label: str) -> dict[str, tuple[int, int]]:
     if end < 0 or len(tail) - end < 22:
         raise CheckpointError(f"{label} is no torch file, or is cut short. Download it again.")
     number = int.from_bytes
-    count, length, first = (number(tail[end + a : end + b], "little") for a, b in ((10, 12), (12, 16), (16, 20)))
+    count, length, first = (
+        number(tail[end + a : end + b], "little") for a, b in ((10, 12), (12, 16), (16, 20))
+    )
     locator = tail[end - 20 : end] if end >= 20 else b""
     if locator.startswith(b"PK\6\7"):
         place = number(locator[8:16], "little")
@@ -92,7 +97,9 @@ def _directory(window: Window, label: str) -> dict[str, tuple[int, int]]:
         large = file.read(56, start + place)
         count, length, first = (number(large[a : a + 8], "little") for a in (32, 40, 48))
     if length > MAX_DIRECTORY or count > 2 * MAX_TENSORS or first + length > size:
-        raise CheckpointError(f"{label}: the zip's directory names {count:,} records; it is damaged, or no weights.")
+        raise CheckpointError(
+            f"{label}: the zip's directory names {count:,} records; it is damaged, or no weights."
+        )
     directory, at, records = file.read(length, start + first), 0, {}
     for _ in range(count):
         entry = directory[at : at + 46]
@@ -105,7 +112,9 @@ def _directory(window: Window, label: str) -> dict[str, tuple[int, int]]:
         extra = directory[at + 46 + widths[0] : at + 46 + widths[0] + widths[1]]
         full, packed, offset = _wide(extra, full, packed, offset)
         if method != STORED or packed != full:
-            raise CheckpointError(f"{label}: {name} is compressed; torch never writes that. Save it again with torch.")
+            raise CheckpointError(
+                f"{label}: {name} is compressed; torch never writes that. Save it again with torch."
+            )
         if offset + 30 > size:
             raise CheckpointError(f"{label}: {name} lies outside the file. Download it again.")
         local = file.read(30, start + offset)
@@ -171,6 +180,7 @@ def _follow(data: bytes) -> Any:
         del stack[at:]
         return items
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(data):
         match opcode.name:
             case "PROTO" | "FRAME":
@@ -250,12 +260,18 @@ def _called(function: Any, arguments: Any) -> Any:
 def _located(tensor: _Tensor, records: dict[str, tuple[int, int]], root: str, file: File, label: str) -> Lazy:
     """The tensor where it lies. CheckpointError unless every number of it is in the storage, once."""
     dtype, count = tensor.storage.dtype, math.prod(tensor.shape)
-    extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True)) if count else 0
+    extent = (
+        1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True)) if count else 0
+    )
     start, size = records.get(f"{root}data/{tensor.storage.key}", (0, -1))
     if (tensor.offset + extent) * dtype.itemsize > size or tensor.storage.length * dtype.itemsize > size:
-        raise CheckpointError(f"{label}: its storage is shorter than its shape {list(tensor.shape)}. Download it again.")
+        raise CheckpointError(
+            f"{label}: its storage is shorter than its shape {list(tensor.shape)}. Download it again."
+        )
     if count > extent:
-        raise CheckpointError(f"{label}: its shape {list(tensor.shape)} uses numbers twice. Save the weights again.")
+        raise CheckpointError(
+            f"{label}: its shape {list(tensor.shape)} uses numbers twice. Save the weights again."
+        )
     place = start + tensor.offset * dtype.itemsize
     if tensor.stride == _dense(tensor.shape) or count <= 1:
         return FileTensor(tensor.shape, dtype, file, place)

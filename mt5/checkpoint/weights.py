@@ -121,7 +121,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Unfused:
-    """One of several projections whose rows lie fused by head: for each head its queries, its keys, its values.
+    """One of several projections whose rows lie fused by head: each head's queries, its keys, its values.
 
     number: which of the `count` projections.
     """
