@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mt5 import infill
 from mt5.errors import PromptError
+from mt5.generate import Settings
 from mt5.infill import Alternative, Fill, Span, Token
 
 
@@ -48,7 +49,7 @@ class FakeEngine:
         *_, last = self.stream(prompt, **settings)
         return replace(last, candidates=(last,))
 
-    def fill_record(self, fill: Fill, settings: dict[str, Any]) -> dict[str, Any]:
+    def record(self, fill: Fill, settings: Settings) -> dict[str, Any]:
         spans = [
             {
                 "mask": span.mask,
@@ -64,7 +65,7 @@ class FakeEngine:
             "text": fill.text,
             "spans": spans,
             "model": model,
-            "settings": settings,
+            "settings": asdict(settings),
         }
 
 

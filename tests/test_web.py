@@ -13,6 +13,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
+from mt5.generate import Settings
 from mt5.infill import Fill, Span, Token
 from mt5.web import chips, export, fill
 from mt5.web.page import serving
@@ -92,15 +93,15 @@ def test_settings_that_do_not_count_are_left_out() -> None:
 
 def test_json_export_says_what_is_needed_to_repeat_it() -> None:
     engine = FakeEngine()
-    record = engine.fill_record(filled("a <mask>.", "▁x"), {"strategy": "greedy"})
+    record = engine.record(filled("a <mask>.", "▁x"), Settings(seed=3))
     content = json.loads(json.loads(export.as_json(record))["content"])
     assert content["model"]["sha256"] == engine.info.sha256
-    assert content["settings"] == {"strategy": "greedy"}
+    assert content["settings"]["seed"] == 3
     assert content["version"]
 
 
 def test_csv_export_has_a_row_per_token_and_no_formulas() -> None:
-    record = FakeEngine().fill_record(filled("=1+<mask>", "=x", "y"), {})
+    record = FakeEngine().record(filled("=1+<mask>", "=x", "y"), Settings())
     rows = list(csv.DictReader(io.StringIO(json.loads(export.as_csv(record))["content"].lstrip("\ufeff"))))
     assert [row["piece"] for row in rows] == ["'=x", "y"]
     assert rows[0]["prompt"].startswith("'=")

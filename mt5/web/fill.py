@@ -12,6 +12,7 @@ from gradio.components.plot import PlotData
 from mt5 import figures
 from mt5.engine import Engine
 from mt5.errors import PromptError
+from mt5.generate import Settings
 from mt5.infill import Fill
 from mt5.languages import LANGUAGES, examples
 from mt5.web import chips, export
@@ -181,7 +182,7 @@ def build(engine: Engine, text: Text) -> None:
         try:
             for result, show, draw in paced(engine.stream(prompt, **settings)):
                 yield views(result, text, show, draw)
-            yield finished(result, text, engine.fill_record(result, settings))
+            yield finished(result, text, engine.record(result, Settings(**settings)))
         except PromptError as error:
             yield failed(error)
 

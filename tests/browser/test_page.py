@@ -64,6 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("page") / "log", "-m", "tests.fake_page")
     yield server
     server.close()
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +239,12 @@ def test_the_embedded_model_names_the_capital_of_france(
         expect(page.locator(".model")).to_contain_text("embedded demo model")
         fill(page, PARIS)
         expect(page.locator(".filled")).to_have_text("La capitale de la France est Paris.")
+        page.wait_for_timeout(1_000)
+        with page.expect_download() as saved:
+            page.click("#save-json")
+        record = json.loads(saved.value.path().read_text(encoding="utf-8"))
+        assert record["completion"]["text"] == "Paris" and len(record["model"]["sha256"]) == 64
         page.close()
+        assert "Traceback" not in server.log.read_text()
     finally:
         server.close()
