@@ -236,9 +236,8 @@ class MT5(nn.Module):
             if config.shared_embeddings
             else VocabularyEmbedding(config.padded_vocab_size, config.d_model, shard=shard)
         )
-        # from a table rather than from sizes, because drawing numbers that a checkpoint replaces takes seconds
-        table = None if config.max_positions is None else torch.empty(config.max_positions, config.d_model)
-        self.positions = None if table is None else nn.Embedding.from_pretrained(table, freeze=False)
+        self.positions = _position_table(config)
+        self.decoder_positions = None if config.shared_embeddings else _position_table(config)
         self.encoder = Stack(config, config.encoder, shard, decoder=False)
         self.decoder = Stack(config, config.decoder, shard, decoder=True)
         self.head = Head(config, shard)
@@ -248,7 +247,7 @@ class MT5(nn.Module):
 
         Returns the memory, [batch, source, d_model].
         """
-        x = self._embed(self.embedding, source, 0)
+        x = self._embed(self.embedding, self.positions, source, 0)
         keep = None
         if source_mask is not None:
             keep = source_mask[:, None, None, :]  # [batch, 1, 1, key]
@@ -273,7 +272,12 @@ class MT5(nn.Module):
         Returns the hidden states of the new positions, [batch, new, d_model].
         """
         new, length = target.shape[1], cache.length + target.shape[1]
-        x = self._embed(self.decoder_embedding or self.embedding, target, cache.length)
+        x = self._embed(
+            self.decoder_embedding or self.embedding,
+            self.decoder_positions or self.positions,
+            target,
+            cache.length,
+        )
         keep, memory_keep = self._keep(target, cache)
         biases = self.decoder.biases(range(cache.length, length), length)
         for number, (layer, bias) in enumerate(zip(self.decoder.layers, biases, strict=True)):
@@ -289,8 +293,8 @@ class MT5(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [..., d_model]. Returns [..., this rank's columns of the padded vocabulary]."""
-        table = self.decoder_embedding or self.embedding
-        return self.head(hidden * self.config.head_scale, table.weight)
+        # a tied head is the encoder's embedding, also in a network that gives the decoder one of its own
+        return self.head(hidden * self.config.head_scale, self.embedding.weight)
 
     def log_probs(self, hidden: Tensor) -> VocabularyLogProbs:
         """The distribution of the token after each hidden state, [..., d_model]."""
@@ -316,11 +320,13 @@ class MT5(nn.Module):
                 else:
                     nn.init.normal_(weight, std=_initial_std(path, module, config), generator=generator)
 
-    def _embed(self, table: VocabularyEmbedding, ids: Tensor, first: int) -> Tensor:
+    def _embed(
+        self, table: VocabularyEmbedding, positions: nn.Embedding | None, ids: Tensor, first: int
+    ) -> Tensor:
         x = table(ids)
         # float16 is a way to store weights; its range is too small for T5's activations
         x = x.float() if x.dtype == torch.float16 else x
-        return x if self.positions is None else x + self.positions.weight[first : first + ids.shape[1]]
+        return x if positions is None else x + positions.weight[first : first + ids.shape[1]]
 
     def _keep(self, target: Tensor, cache: Cache) -> tuple[Tensor | None, Tensor | None]:
         """Which keys the new positions may see: in the target, [batch or 1, 1, new, target], and in the source."""
@@ -341,6 +347,14 @@ class MT5(nn.Module):
                 keys = cache.memory_keys_values[0][0].shape[2]
                 memory_keep = query.expand(-1, -1, -1, keys) if memory_keep is None else query & memory_keep
         return keep, memory_keep
+
+
+def _position_table(config: ModelConfig) -> nn.Embedding | None:
+    """A row per absolute position, None with relative ones."""
+    if config.max_positions is None:
+        return None
+    # from a table rather than from sizes, because drawing numbers that a checkpoint replaces takes seconds
+    return nn.Embedding.from_pretrained(torch.empty(config.max_positions, config.d_model), freeze=False)
 
 
 class Head(nn.Module):

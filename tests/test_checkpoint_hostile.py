@@ -17,7 +17,7 @@ import torch
 from nemo_writer import members_of, saved, tar_of
 
 from mt5.checkpoint import convert, open_checkpoint, torchfile
-from mt5.checkpoint.nemo import read_config
+from mt5.checkpoint.nemo_config import read_config
 from mt5.errors import CheckpointError
 
 DATA = Path(__file__).parent / "data"

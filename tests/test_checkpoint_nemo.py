@@ -11,7 +11,8 @@ import yaml
 from nemo_writer import VOCABULARY, archive_members, members_of, spiece, tar_of, whole_tensors
 
 from mt5.checkpoint import open_checkpoint
-from mt5.checkpoint.nemo import join, model_config, padded_rows, read_config, rename, stack_settings
+from mt5.checkpoint.nemo import join, rename
+from mt5.checkpoint.nemo_config import model_config, padded_rows, read_config, stack_settings
 from mt5.checkpoint.weights import check
 from mt5.errors import CheckpointError
 from mt5.model import MT5
@@ -208,6 +209,21 @@ FLAT = {"bias": True}
 )
 def test_the_flag_that_chooses_exact_gelu_is_read_as_nemo_reads_it(settings, fused):
     assert stack_settings(settings, "encoder")["fused"] is fused
+
+
+def test_a_decoder_with_embeddings_and_positions_of_its_own_keeps_them(tmp_path, proto):
+    stack = STACK | {"position_embedding_type": "learned_absolute", "normalization": "layernorm"}
+    tensors = whole_tensors(stack, stack, ROWS, positions=20)
+    words, positions = (f"decoder_embedding.{kind}_embeddings.weight" for kind in ("word", "position"))
+    tensors[words] = (torch.randn(ROWS, 16), 0)
+    tensors[positions] = (torch.randn(20, 16), None)
+    settings = NESTED | {"encoder": stack, "decoder": dict(stack), "share_token_embeddings": False}
+    settings["max_position_embeddings"] = 20
+    path = tar_of(tmp_path / "x.nemo", archive_members(settings, tensors, proto, 2))
+    weights = loaded(path)
+    assert torch.equal(weights["decoder_embedding.weight"], tensors[words][0])
+    assert torch.equal(weights["decoder_positions.weight"], tensors[positions][0])
+    assert torch.equal(weights["embedding.weight"], tensors[VOCABULARY][0])
 
 
 def edited(tmp_path, change, source=TINY):

@@ -19,16 +19,9 @@ from torch import Tensor
 from mt5.checkpoint import safetensors
 from mt5.checkpoint.huggingface import CONFIG, SPIECE, read_json, weight_names
 from mt5.checkpoint.native import settings_of
-from mt5.checkpoint.nemo import CONFIG as NEMO_CONFIG
-from mt5.checkpoint.nemo import (
-    MAX_CONFIG,
-    NemoArchive,
-    cut_dimension,
-    is_weights,
-    open_nemo,
-    padded_rows,
-    weights_member,
-)
+from mt5.checkpoint.nemo import NemoArchive, cut_dimension, is_weights, open_nemo, weights_member
+from mt5.checkpoint.nemo_config import CONFIG as NEMO_CONFIG
+from mt5.checkpoint.nemo_config import MAX_CONFIG, padded_rows
 from mt5.checkpoint.opening import Checkpoint, open_checkpoint
 from mt5.checkpoint.weights import Lazy, check_unchanged, padded
 from mt5.errors import CheckpointError

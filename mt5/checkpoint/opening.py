@@ -12,8 +12,8 @@ from mt5.checkpoint import weights as loading
 from mt5.checkpoint.hub import REPOSITORY, download
 from mt5.checkpoint.huggingface import CONFIG, open_huggingface, read_json
 from mt5.checkpoint.native import MODEL_TYPE, open_native
-from mt5.checkpoint.nemo import CONFIG as NEMO_CONFIG
 from mt5.checkpoint.nemo import open_nemo, rename
+from mt5.checkpoint.nemo_config import CONFIG as NEMO_CONFIG
 from mt5.checkpoint.weights import Lazy
 from mt5.config import ModelConfig
 from mt5.errors import CheckpointError
