@@ -204,7 +204,8 @@ def sweep(
         return
     for word in result.words:
         typer.echo(
-            f"{word.word:<20} {percent(word.score.log_prob)}   model: {word.fill.text} {percent(word.fill.log_prob)}"
+            f"{word.word:<20} {percent(word.score.log_prob)}"
+            f"   model: {word.fill.text} {percent(word.fill.log_prob)}"
         )
 
 
@@ -242,9 +243,11 @@ def batch(
 
     format_ = files.format_of(out.name)
     rows = files.read(read_bytes(source), source.name)
-    with opened(checkpoint, tensor_parallel, dtype) as engine:
-        with typer.progressbar(length=len(rows), label="Filling", file=sys.stderr) as bar:
-            results = files.fill(rows, engine.fill, done=bar.update)
+    with (
+        opened(checkpoint, tensor_parallel, dtype) as engine,
+        typer.progressbar(length=len(rows), label="Filling", file=sys.stderr) as bar,
+    ):
+        results = files.fill(rows, engine.fill, done=bar.update)
     write_bytes(out, files.write(results, format_))
     failed = sum(bool(result["error"]) for result in results)
     if as_json:

@@ -22,7 +22,7 @@ class StackConfig:
     gated: the feed-forward multiplies two branches, one of them activated (Shazeer 2020).
     score_scale: factor on query · key, 1 in T5 and d_kv ** -0.5 in NeMo.
     num_buckets, max_distance: of relative positions (Raffel et al. 2020, §2.1).
-    relative_bias_times_layer: layer n, counted from 1, adds n times the bias (NeMo's query-key layer scaling).
+    relative_bias_times_layer: layer n, counted from 1, adds n × bias (NeMo's query-key layer scaling).
     relative_bias_per_layer: every layer has a table of its own (umT5).
     """
 

@@ -68,7 +68,7 @@ class Info:
 def open(
     path: str | Path, *, tensor_parallel: int = 1, dtype: str = "auto", device: str = "auto"
 ) -> "Engine":
-    """Load a checkpoint: a `.nemo` archive, a Hugging Face folder, or a repository id such as google/mt5-small.
+    """Load a checkpoint: a `.nemo` archive, a Hugging Face folder, or a repository id like google/mt5-small.
 
     dtype: of the weights in memory, "float32", "bfloat16" or "float16"; "auto" is that of the checkpoint on a
     GPU, and on a CPU float32 unless that would take more than 4 GiB. device: "auto" is the first GPU if there
@@ -78,7 +78,7 @@ def open(
         raise CheckpointError(f"dtype {dtype!r} is unknown; choose auto, {', '.join(DTYPES)}.")
     if tensor_parallel != 1:
         raise CheckpointError(
-            f"tensor_parallel {tensor_parallel} is not supported; any archive loads into one process: choose 1."
+            f"tensor_parallel {tensor_parallel} is not supported; any archive loads into one process, 1."
         )
     try:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -141,7 +141,7 @@ class Engine:
     @overload
     def fill(self, prompt: Sequence[str], **settings: Unpack[SettingsOptions]) -> list[Fill]: ...
     def fill(self, prompt: str | Sequence[str], **settings: Unpack[SettingsOptions]) -> Fill | list[Fill]:
-        """Fill the masks of a prompt, or of each prompt of a list in one batch. Settings: see generate.Settings."""
+        """Fill the masks of a prompt, or of each of a list in one batch; settings: see generate.Settings."""
         chosen = Settings(**settings)
         masked = [infill.parse(one) for one in _listed(prompt)]
         fills: list[Fill | None] = [None] * len(masked)
@@ -153,7 +153,7 @@ class Engine:
         return done[0] if isinstance(prompt, str) else done
 
     def stream(self, prompt: str, **settings: Unpack[SettingsOptions]) -> Iterator[Fill]:
-        """Fill the masks of a prompt and yield what is there after every token; the last is the whole result."""
+        """Fill the masks of a prompt; yields what is there after every token, at last the whole."""
         masked, chosen = infill.parse(prompt), Settings(**settings)
         return (fills[0] for fills in self._decode([masked], chosen))
 
@@ -182,7 +182,7 @@ class Engine:
         return scores[0] if isinstance(prompt, str) else scores
 
     def sweep(self, text: str) -> Sweep:
-        """Mask every word of a text in turn: how likely it was, and what the model writes instead; one batch."""
+        """Mask every word in turn, in one batch: how likely it was, and what the model writes."""
         infill.check_text(text, "text")
         if infill.MASK in text:
             raise PromptError(
@@ -280,7 +280,7 @@ class Engine:
         return infill.nemo_response(prompt, source, ids, log_probs, self.tokenizer)
 
     def record(self, fill: Fill, settings: Settings) -> dict[str, Any]:
-        """A filled prompt for JSON: the model card's shape, log-probabilities rightly paired, and the spans."""
+        """A result for JSON: the model card's shape, log-probabilities rightly paired, and the spans."""
         spans = [
             {
                 "mask": span.mask,
@@ -385,7 +385,7 @@ class Engine:
         return infill.fitted(masked, spans)
 
     def _blocks(self, masked: Sequence[MaskedPrompt]) -> Iterator[list[int]]:
-        """Places of prompts that are decoded together: few enough, and of like length, since padding costs."""
+        """Places of prompts that are decoded together: few, and of like length, since padding costs."""
         order = sorted(range(len(masked)), key=lambda place: len(masked[place].prompt))
         for first in range(0, len(order), BATCH):
             yield order[first : first + BATCH]

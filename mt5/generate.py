@@ -37,7 +37,7 @@ class Settings:
 
     num_beams: beams kept (beam). num_return: results per prompt (beam: n best, sample: n draws).
     temperature, top_k (0: off), top_p (1: off), seed: of sampling.
-    max_new_tokens: at most so many tokens for each mask. num_alternatives: other candidates reported per token.
+    max_new_tokens: at most so many tokens for each mask. num_alternatives: other candidates per token.
     guided: give the sentinels instead of predicting them, so that every mask gets exactly one span.
     """
 

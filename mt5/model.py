@@ -55,7 +55,7 @@ class RelativeBias(nn.Module):
         self.weight = nn.Parameter(torch.empty(stack.num_buckets, shard.part(stack.num_heads)))
 
     def forward(self, queries: range, keys: int) -> Tensor:
-        """queries: positions of the queries. keys: number of keys, from position 0. Returns [1, head, query, key]."""
+        """queries: their positions. keys: how many, from position 0. Returns [1, head, query, key]."""
         device = self.weight.device
         distance = torch.arange(keys, device=device) - torch.arange(
             queries.start, queries.stop, device=device
@@ -182,7 +182,10 @@ class Cache:
     """Keys and values of a batch of decodings: cross-attention's once, self-attention's as they grow."""
 
     def __init__(self, memory_keys_values: list[tuple[Tensor, Tensor]], source_mask: Tensor | None) -> None:
-        """memory_keys_values: per layer [batch, head, source, d_kv] twice. source_mask: [batch, source], None keeps all."""
+        """memory_keys_values: per layer, [batch, head, source, d_kv] twice.
+
+        source_mask: [batch, source], None keeps all.
+        """
         self.memory_keys_values = memory_keys_values
         self.source_mask = source_mask
         self.buffers: list[tuple[Tensor, Tensor]] = []
@@ -261,7 +264,7 @@ class MT5(nn.Module):
         return self.encoder.final_norm(x)
 
     def start(self, memory: Tensor, source_mask: Tensor | None = None) -> Cache:
-        """A cache for decoding over `memory`, [batch, source, d_model]; its keys and values are made here, once."""
+        """A cache for decoding over `memory`, [batch, source, d_model]: its keys and values, made once."""
         return Cache(
             [layer.cross_attention.keys_values(memory) for layer in self.decoder.layers], source_mask
         )
@@ -301,7 +304,7 @@ class MT5(nn.Module):
         return VocabularyLogProbs(self.logits(hidden), vocab_size=self.config.vocab_size, shard=self.shard)
 
     def partition(self) -> dict[str, int | None]:
-        """For every weight by name, the dimension along which it is cut over ranks; None where each holds it whole."""
+        """For every weight, the dimension along which ranks cut it; None where each holds it whole."""
         return {
             f"{path}.{name}": getattr(module, "partition", {}).get(name)
             for path, module in self.named_modules()
@@ -329,7 +332,7 @@ class MT5(nn.Module):
         return x if positions is None else x + positions.weight[first : first + ids.shape[1]]
 
     def _keep(self, target: Tensor, cache: Cache) -> tuple[Tensor | None, Tensor | None]:
-        """Which keys the new positions may see: in the target, [batch or 1, 1, new, target], and in the source."""
+        """Which keys the new positions see: in the target, [batch or 1, 1, new, target], and the source."""
         new, length = target.shape[1], cache.length + target.shape[1]
         keep = None
         if new > 1:
@@ -376,7 +379,7 @@ class Head(nn.Module):
 
 
 def _initial_std(path: str, module: nn.Module, config: ModelConfig) -> float:
-    """The width of a weight's initial distribution (Raffel et al. 2020's public code: 1/√fan-in, queries smaller)."""
+    """The width of a weight's first distribution (as T5 draws it: 1/√fan-in, queries smaller)."""
     stack = config.decoder if path.startswith("decoder.") else config.encoder
     kind = path.rsplit(".", 1)[-1]
     if isinstance(module, VocabularyEmbedding | Head | nn.Embedding):

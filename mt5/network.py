@@ -40,7 +40,7 @@ class Network:
     def score(
         self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], *, candidates: int = 0
     ) -> list[Scored]:
-        """Score each target, without the start id, after its source, with the `candidates` best at every step."""
+        """Score targets, without start id, after their sources, with the `candidates` best of every step."""
         source, mask = self._batch(sources)
         # a shorter target's rows end in ids that are never looked at: causality hides them from the rest
         width = max(map(len, targets))
@@ -65,7 +65,7 @@ class Network:
         ]
 
     def _batch(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
-        """Pad to one length: ids [batch, source] and a mask of the same shape, None when nothing is padded."""
+        """Pad to one length: ids [batch, source] and a mask like it, None when nothing is padded."""
         lengths = torch.tensor([len(source) for source in sources], device=self.device)
         width, pad = int(lengths.max()), self.model.config.pad_id
         ids = torch.tensor(

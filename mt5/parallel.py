@@ -44,7 +44,7 @@ class Shard:
         if self.size == 1:
             return x.unsqueeze(0)
         parts = x.new_empty(self.size, *x.shape)
-        dist.all_gather_into_tensor(parts, x.contiguous().unsqueeze(0), group=self.group)
+        dist.all_gather_single(parts, x.contiguous().unsqueeze(0), group=self.group)
         return parts
 
 
@@ -106,7 +106,7 @@ class VocabularyLogProbs:
     """
 
     def __init__(self, logits: Tensor, *, vocab_size: int, shard: Shard) -> None:
-        """logits: [..., columns of this rank]; columns at or above vocab_size are padding, of probability zero."""
+        """logits: [..., columns of this rank]; ids from vocab_size on are padding, of probability zero."""
         self.shard, self.vocab_size, self.columns = shard, vocab_size, logits.shape[-1]
         self.first = shard.rank * self.columns
         self.logits = logits.float()
@@ -177,7 +177,7 @@ class VocabularyLogProbs:
         parts = self.shard.gather(message)
         self._normaliser = torch.logsumexp(parts[..., :1], 0).to(self.logits.dtype)
         best, logits, ids = (torch.cat(part.unbind(0), -1) for part in parts[..., 1:].split(width, -1))
-        order = best.sort(-1, descending=True, stable=True).indices[..., :k]
+        order = best.sort(dim=-1, descending=True, stable=True).indices[..., :k]
         return ids.gather(-1, order).long(), logits.gather(-1, order).float() - self._normaliser
 
     def sample(

@@ -150,7 +150,7 @@ def test_corruption_with_one_seed_is_always_the_same(embedded):
 
 
 def test_log_probs_of_written_ids_are_those_reported(embedded):
-    source = embedded.tokenizer.encode("Hello world") + [1]
+    source = [*embedded.tokenizer.encode("Hello world"), 1]
     written = embedded.generate(source, max_new_tokens=6, stop=False)
     assert len(written.ids) == 6
     assert embedded.log_probs(source, written.ids) == pytest.approx(list(written.log_probs), abs=1e-5)

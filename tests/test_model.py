@@ -156,7 +156,7 @@ def test_cached_decoding_equals_uncached(name):
     parts = [model.decode(target[:, :5], cache)]
     parts += [model.decode(target[:, place : place + 1], cache) for place in range(5, 33)]
     parts.append(model.decode(target[:, 33:], cache))
-    # a masked pad attends to all there is, which is more when the target comes at once; nothing sees its result
+    # a masked pad attends to all there is: more when the target comes at once; nothing sees its result
     real = target != 0
     # the sums are of other lengths, so float32 rounds them otherwise
     assert torch.allclose(torch.cat(parts, 1)[real], whole[real], atol=1e-5)
