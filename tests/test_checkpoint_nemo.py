@@ -319,3 +319,8 @@ def tar_rank(members, tmp_path):
 def test_half_precision_is_read_from_the_tensors_not_from_the_configuration(tmp_path):
     path = edited(tmp_path, lambda settings: settings.update(precision=32))
     assert open_checkpoint(path).dtype == torch.bfloat16
+
+
+def test_stacks_that_share_their_settings_by_an_alias_are_read():
+    config = read_config(b"encoder: &s {num_layers: 2}\ndecoder: *s\n", "x")
+    assert config["encoder"] == config["decoder"] == {"num_layers": 2}

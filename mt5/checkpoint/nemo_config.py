@@ -13,6 +13,7 @@ from mt5.tokenizer import Tokenizer
 CONFIG = "model_config.yaml"
 MAX_CONFIG = 256 << 10
 MAX_DEPTH = 20
+MAX_ALIASES = 16  # a writer may share the settings of the two stacks; a bomb takes dozens
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MASKED_SCORE = -10_000.0
 
@@ -24,12 +25,13 @@ def read_config(data: bytes, label: str) -> dict[str, Any]:
             f"{label}: {len(data):,} bytes, more than the {MAX_CONFIG:,} a configuration has."
         )
     try:
-        text, depth = data.decode("utf-8"), 0
+        text, depth, aliases = data.decode("utf-8"), 0, 0
         # looked through first, since building is what an alias bomb or a thousand brackets attack
         for event in yaml.parse(text, Loader=LOADER):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
-                raise ValueError("aliases or deep nesting, which NeMo never writes")
+            aliases += isinstance(event, yaml.AliasEvent)
+            if aliases > MAX_ALIASES or depth > MAX_DEPTH:
+                raise ValueError("many aliases or deep nesting, which NeMo never writes")
         config = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, ValueError) as fault:
         raise CheckpointError(f"{label}: not plain YAML ({' '.join(str(fault).split())}).") from fault
