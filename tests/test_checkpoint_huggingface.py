@@ -200,3 +200,10 @@ def test_a_missing_vocabulary_or_missing_weights_are_named(bare):
 def test_a_path_that_is_nothing_says_what_could_be_given():
     with pytest.raises(CheckpointError, match=r"no such file or folder.*google/mt5-small"):
         open_checkpoint("no/such/place/at/all")
+
+
+def test_a_folder_is_named_after_where_the_model_came_from(bare):
+    assert open_checkpoint(bare).name == bare.name
+    settings = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps(settings | {"_name_or_path": "/home/me/mt5-small/"}))
+    assert open_checkpoint(bare).name == "mt5-small"

@@ -20,6 +20,7 @@ LAYER = {
 }
 PROJECTIONS = {"query": "q", "key": "k", "value": "v", "output": "o"}
 FEED_FORWARD = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
+NAME = "mt5-mini-24"
 LARGEST = 24_000_000
 """Bytes that weights and vocabulary may take together."""
 
@@ -57,6 +58,7 @@ def folded(weights: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
 def configuration(recipe: Recipe, vocab_size: int) -> dict[str, object]:
     """config.json as transformers writes it for mT5."""
     return {
+        "_name_or_path": NAME,
         "architectures": ["MT5ForConditionalGeneration"],
         "model_type": "mt5",
         "d_ff": recipe.d_ff,

@@ -122,8 +122,10 @@ def _archive(path: Path) -> Checkpoint:
 
 
 def _folder(path: Path) -> Checkpoint:
-    name = path.resolve().name
-    if read_json(path / CONFIG).get("model_type") == MODEL_TYPE:
+    settings = read_json(path / CONFIG)
+    # transformers notes where a model came from, often a path of which the end is the name
+    name = str(settings.get("_name_or_path") or "").rstrip("/").rpartition("/")[2] or path.resolve().name
+    if settings.get("model_type") == MODEL_TYPE:
         native = open_native(path)
         weights = (path / "model.safetensors",)
         return Checkpoint(path, name, MODEL_TYPE, native.config, native.tokenizer, 1, native.weights, weights)
