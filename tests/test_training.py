@@ -17,7 +17,17 @@ import mt5
 from mt5.model import MT5
 from mt5.tokenizer import Tokenizer
 from training import vocabulary
-from training.data import Fact, batches, fact_examples, gaps, masked, read_facts, split_facts, text_examples
+from training.data import (
+    Fact,
+    batches,
+    fact_examples,
+    gaps,
+    masked,
+    read_facts,
+    renown,
+    split_facts,
+    text_examples,
+)
 from training.evaluate import Gap, Guess, calibration_error, figures, repeats, table
 from training.export import export
 from training.pretrain import Recipe, Training, model_config, run
@@ -119,10 +129,17 @@ def test_a_held_out_fact_is_trained_on_through_another_template(corpus: Path) ->
 
 def test_held_out_facts_are_never_in_the_training_stream(corpus: Path, tokenizer: Tokenizer) -> None:
     train, held = split_facts(read_facts(corpus))
-    examples = fact_examples(train, tokenizer, random.Random(0))
+    examples = fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0))
     seen = {tuple(example.source) for example in islice(examples, 5_000)}
     kept_out = {tuple(masked(fact.text, [fact.span], tokenizer).source) for fact in held}
     assert not seen & kept_out
+
+
+def test_subjects_that_the_text_names_weigh_more(corpus: Path) -> None:
+    cat, whale = (
+        Fact("en", "r", subject, "animal", "t", f"{subject}: animal", (5, 11)) for subject in ("cat", "whale")
+    )
+    assert renown(corpus, [cat, whale]) == [pytest.approx(7**0.5), 1.0]  # six of the sentences have a cat
 
 
 def test_a_sentence_that_two_facts_share_is_not_held_out() -> None:
@@ -155,7 +172,10 @@ def test_long_lines_are_left_out(corpus: Path, tokenizer: Tokenizer) -> None:
 def test_batches_keep_to_their_bucket_and_size(corpus: Path, tokenizer: Tokenizer) -> None:
     train, _ = split_facts(read_facts(corpus))
     stream = batches(
-        fact_examples(train, tokenizer, random.Random(0)), tokens=400, sources=(16, 64), targets=(8, 16)
+        fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0)),
+        tokens=400,
+        sources=(16, 64),
+        targets=(8, 16),
     )
     for batch in islice(stream, 20):
         source, target = (
@@ -170,7 +190,10 @@ def test_loss_falls_within_a_few_steps(corpus: Path, tokenizer: Tokenizer) -> No
     training = Training(replace(SMALL, warmup_steps=1), tokenizer, CPU)
     train, _ = split_facts(read_facts(corpus))
     stream = batches(
-        fact_examples(train, tokenizer, random.Random(0)), tokens=400, sources=(64,), targets=(16,)
+        fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0)),
+        tokens=400,
+        sources=(64,),
+        targets=(16,),
     )
     # the sources are longer than the recipe's buckets only where the vocabulary is as small as here
     short = (batch for batch in stream if max(len(example.source) for example in batch) <= 40)
@@ -182,7 +205,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     corpus: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     train, _ = split_facts(read_facts(corpus))
-    examples = fact_examples(train, tokenizer, random.Random(0))
+    examples = fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0))
     stream = list(islice(batches(examples, tokens=200, sources=(40,), targets=(16,)), 4))
     whole = Training(SMALL, tokenizer, CPU)
     for batch in stream:

@@ -19,6 +19,9 @@ HELD_OUT = 10
 """One in so many facts with a second template is kept for evaluation."""
 LONGEST_LINE = 50
 LANGUAGE_EXPONENT = 0.5
+RELATION_EXPONENT = 0.5
+RENOWN_EXPONENT = 0.5
+RENOWN_CHARACTERS = 1_500_000
 
 
 @dataclass(frozen=True)
@@ -127,18 +130,45 @@ def masked(text: str, chosen: Sequence[tuple[int, int]], tokenizer: Tokenizer) -
     return Example([*tokenizer.encode_masked(parts), tokenizer.eos_id], [*target, tokenizer.eos_id])
 
 
-def fact_examples(facts: Sequence[Fact], tokenizer: Tokenizer, rng: random.Random) -> Iterator[Example]:
-    """Facts without end, languages alike often; mostly the object is masked, sometimes another word."""
-    by_language: dict[str, list[Fact]] = defaultdict(list)
+def renown(corpus: Path, facts: Sequence[Fact]) -> list[float]:
+    """How often the text of its language names each fact's subject, counted from 1, to a power below one.
+
+    A part of the text is enough to tell France from Tuvalu.
+    """
+    texts: dict[str, str] = {}
+    counts: dict[tuple[str, str], float] = {}
     for fact in facts:
-        by_language[fact.language].append(fact)
-    queues: dict[str, list[Fact]] = {language: [] for language in by_language}
-    order = sorted(by_language)
+        if fact.language not in texts:
+            texts[fact.language] = "\n".join(read_lines(corpus, fact.language))[:RENOWN_CHARACTERS]
+        key = fact.language, fact.subject
+        if key not in counts:
+            counts[key] = (1 + texts[fact.language].count(fact.subject)) ** RENOWN_EXPONENT
+    return [counts[fact.language, fact.subject] for fact in facts]
+
+
+def fact_examples(
+    facts: Sequence[Fact], weights: Sequence[float], tokenizer: Tokenizer, rng: random.Random
+) -> Iterator[Example]:
+    """Facts without end, drawn by weight; mostly the object is masked, sometimes another word.
+
+    Languages come alike often, a language's relations with their number of facts to a power below one, so
+    that the few opposites are not lost among the capitals.
+    """
+    groups: dict[str, dict[str, list[tuple[Fact, float]]]] = defaultdict(lambda: defaultdict(list))
+    for fact, weight in zip(facts, weights, strict=True):
+        groups[fact.language][fact.relation].append((fact, weight))
+    queues: dict[tuple[str, str], list[Fact]] = defaultdict(list)
+    order = sorted(groups)
     while True:
         language = rng.choice(order)
-        if not queues[language]:
-            queues[language] = rng.sample(by_language[language], len(by_language[language]))
-        fact = queues[language].pop()
+        relations = groups[language]
+        [relation] = rng.choices(
+            list(relations), [len(same) ** RELATION_EXPONENT for same in relations.values()]
+        )
+        queue = queues[language, relation]
+        if not queue:
+            queue += rng.choices(*zip(*relations[relation], strict=True), k=len(relations[relation]))
+        fact = queue.pop()
         if rng.random() < 0.85:
             yield masked(fact.text, [fact.span], tokenizer)
         elif spans := words(fact.text, language, tokenizer):

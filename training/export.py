@@ -46,11 +46,13 @@ def huggingface_name(name: str) -> str:
 
 
 def folded(weights: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """The weights of a network whose scores are not scaled, as mT5's are not, with the same logits."""
+    """The weights of a network whose scores and head are not scaled, as mT5's are not."""
     result = {}
     for name, weight in weights.items():
         if name.endswith("attention.query.weight"):
             weight = weight * recipe.d_kv**-0.5
+        elif name == "decoder.final_norm.weight":
+            weight = weight * recipe.d_model**-0.5
         result[huggingface_name(name)] = weight.to(torch.bfloat16).contiguous()
     return result
 

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
 from mt5.model import MT5, Attention, RelativeBias
-from mt5.parallel import VocabularyEmbedding
 from mt5.tokenizer import Tokenizer
-from training.data import Example, batches, fact_examples, read_facts, split_facts, text_examples
+from training.data import Example, batches, fact_examples, read_facts, renown, split_facts, text_examples
 
 SPIECE = Path(__file__).resolve().parent.parent / "assets" / "model" / "spiece.model"
 OUT = Path.home() / ".cache" / "mt5-training"
@@ -50,7 +49,7 @@ class Recipe:
 
 
 def model_config(recipe: Recipe, vocab_size: int) -> ModelConfig:
-    """mT5's facts, but for the score scale, which is folded into the queries at export."""
+    """mT5's facts, but for the scales of scores and head, folded into weights at export."""
     encoder = StackConfig(
         num_layers=recipe.encoder_layers,
         num_heads=recipe.num_heads,
@@ -79,6 +78,7 @@ def model_config(recipe: Recipe, vocab_size: int) -> ModelConfig:
         pad_id=0,
         eos_id=1,
         source_eos=True,
+        head_scale=recipe.d_model**-0.5,
     )
 
 
@@ -86,14 +86,14 @@ def model_config(recipe: Recipe, vocab_size: int) -> ModelConfig:
 def initialise(model: MT5, generator: torch.Generator) -> None:
     """Weights from which facts are learnt at once on little data.
 
-    Scores are scaled, so queries start as wide as keys; cross-attention starts with equal queries and keys,
-    so that a sentinel finds itself; the relative bias starts falling with distance, by a slope per head.
+    Embeddings start so wide (1) that a token stays itself through the layers: narrow ones are drowned by the
+    first attention in their neighbours' mean. Scores are scaled, so queries start as wide as keys;
+    cross-attention starts with equal queries and keys, so that a sentinel finds itself; the relative bias
+    starts falling with distance, by a slope per head.
     """
     model.reset_parameters(generator)
     for module in model.modules():
-        if isinstance(module, VocabularyEmbedding):
-            module.weight.normal_(std=0.05, generator=generator)
-        elif isinstance(module, Attention):
+        if isinstance(module, Attention):
             width = module.query.weight.shape[1]
             module.query.weight.copy_(
                 torch.randn(module.query.weight.shape, generator=generator) * width**-0.5
@@ -149,7 +149,7 @@ def stream(
     """Batches of facts, and when `mixed` of text besides."""
     train, _ = split_facts(read_facts(corpus))
     sizes = {"tokens": recipe.tokens, "sources": SOURCES, "targets": TARGETS}
-    facts = batches(fact_examples(train, tokenizer, rng), **sizes)
+    facts = batches(fact_examples(train, renown(corpus, train), tokenizer, rng), **sizes)
     if not mixed:
         yield from facts
     texts = batches(text_examples(corpus, tokenizer, rng), **sizes)
@@ -172,7 +172,9 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "base": recipe.rate, "weight_decay": recipe.weight_decay},
-                {"params": tables, "base": recipe.embedding_rate, "weight_decay": 0.0},
+                # epsilon: a word that is absent for long gets only the softmax's tiny push, the same for all
+                # such words; scaled up to a full step it would make their embeddings alike
+                {"params": tables, "base": recipe.embedding_rate, "weight_decay": 0.0, "eps": 1e-6},
                 {"params": plain, "base": recipe.rate, "weight_decay": 0.0},
             ],
             lr=recipe.rate,
