@@ -21,12 +21,17 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fill the masks of a sentence with mT5, in a browser.")
     add = parser.add_argument
     add(
-        "--checkpoint", default=given("MT5_CHECKPOINT", str(EMBEDDED)), help=".nemo archive, folder or hub id"
+        "--checkpoint",
+        default=given("MT5_CHECKPOINT") or str(EMBEDDED),
+        help=".nemo archive, folder or hub id",
     )
-    add("--dtype", default=given("MT5_DTYPE", "auto"), choices=dtypes, help="of the weights in memory")
-    add("--tensor-parallel", type=int, default=given("MT5_TENSOR_PARALLEL", "1"), help="sharing processes")
+    add("--dtype", default=given("MT5_DTYPE") or "auto", choices=dtypes, help="of the weights in memory")
+    add("--tensor-parallel", type=int, default=given("MT5_TENSOR_PARALLEL") or "1", help="sharing processes")
     add("--port", type=int, default=port, help="to listen on")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not 0 < options.port < 65536:
+        parser.error(f"port {options.port}: expected 1 to 65535")
+    return options
 
 
 def main() -> None:
@@ -35,13 +40,18 @@ def main() -> None:
     try:
         engine = mt5.open(options.checkpoint, tensor_parallel=options.tensor_parallel, dtype=options.dtype)
     except mt5.CheckpointError as fault:
-        sys.exit(f"Error: {fault}")
+        print(f"Error: {fault}", file=sys.stderr)
+        sys.exit(2)
     with engine:
         page = build_page(engine)
         try:
             _, url, _ = page.launch(server_name=host, server_port=options.port, **serving())
         except OSError:
-            sys.exit(f"Error: port {options.port} is taken. Choose another: --port {options.port + 1}")
+            print(
+                f"Error: port {options.port} cannot be used, perhaps it is taken; try another",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         print(f"The page is at {url}", flush=True)
         page.block_thread()
 

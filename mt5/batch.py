@@ -41,7 +41,7 @@ def read(data: bytes, name: str) -> list[Record]:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as fault:
         raise PromptError(f"{name}: byte {fault.start:,} is not UTF-8. Save the file as UTF-8.") from fault
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if len(line) > MAX_LINE:
             raise PromptError(
                 f"{name}, line {number:,}: {len(line):,} characters, at most {MAX_LINE:,} are read."
@@ -71,13 +71,15 @@ def _csv_rows(text: str, name: str) -> Iterator[Record]:
 
 
 def _jsonl_rows(text: str, name: str) -> Iterator[Record]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+            # what cannot be written again is refused before any row is filled
+            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as fault:
-            raise PromptError(f"{name}, line {number:,}: not JSON ({fault}).") from fault
+            raise PromptError(f"{name}, line {number:,}: not JSON of text and numbers ({fault}).") from fault
         if not isinstance(row, dict) or "prompt" not in row:
             raise PromptError(
                 f'{name}, line {number:,}: expected an object such as {{"prompt": "…<mask>…"}}.'

@@ -1,6 +1,8 @@
 """A loaded model that answers requests."""
 
+import math
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,8 +48,8 @@ class Info:
     """Facts about a loaded engine.
 
     format: "huggingface", "nemo" or "mt5-infilling". dtype: of the weights in memory; stored_dtype: in the
-    checkpoint. stored_tensor_parallel: shards in the checkpoint. vocab_size: ids that can be predicted.
-    sha256: of the files with the weights.
+    checkpoint. stored_tensor_parallel: shards in the checkpoint. vocabulary: ids that can be predicted,
+    padded_vocabulary: rows of the embedding. sha256: of the files with the weights.
     """
 
     name: str
@@ -59,8 +61,8 @@ class Info:
     device: str
     tensor_parallel: int
     stored_tensor_parallel: int
-    vocab_size: int
-    padded_vocab_size: int
+    vocabulary: int
+    padded_vocabulary: int
     sha256: str
     config: ModelConfig
 
@@ -84,6 +86,8 @@ def open(
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except RuntimeError as fault:
         raise CheckpointError(f"device {device!r} is unknown; choose auto, cpu or cuda.") from fault
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device {device!r}: no GPU is usable here; choose auto or cpu.")
     checkpoint = open_checkpoint(path)
     chosen = DTYPES.get(dtype) or _fitting_dtype(checkpoint.dtype, checkpoint.parameters, place)
     network = Network(checkpoint.load(dtype=chosen, device=place), place)
@@ -97,8 +101,8 @@ def open(
         device=str(place),
         tensor_parallel=1,
         stored_tensor_parallel=checkpoint.tensor_parallel,
-        vocab_size=checkpoint.config.vocab_size,
-        padded_vocab_size=checkpoint.config.padded_vocab_size,
+        vocabulary=checkpoint.config.vocab_size,
+        padded_vocabulary=checkpoint.config.padded_vocab_size,
         sha256=checkpoint.sha256,
         config=checkpoint.config,
     )
@@ -146,8 +150,8 @@ class Engine:
         masked = [infill.parse(one) for one in _listed(prompt)]
         fills: list[Fill | None] = [None] * len(masked)
         for block in self._blocks(masked):
-            *_, last = self._decode([masked[place] for place in block], chosen)
-            for place, fill in zip(block, last, strict=True):
+            filled = self._decoded([masked[place] for place in block], chosen)
+            for place, fill in zip(block, filled, strict=True):
                 fills[place] = fill
         done = [fill for fill in fills if fill is not None]
         return done[0] if isinstance(prompt, str) else done
@@ -194,12 +198,17 @@ class Engine:
         masked = [infill.mask_word(text, start, end) for start, end in places]
         words = [text[start:end] for start, end in places]
         scores = self._score(masked, [[word] for word in words], 5)
-        fills = self.fill([one.prompt for one in masked])
+        fills: list[Fill | None] = [None] * len(masked)
+        for block in self._blocks(masked):
+            filled = self._decoded([masked[place] for place in block], Settings())
+            for place, fill in zip(block, filled, strict=True):
+                fills[place] = fill
         return Sweep(
             text,
             tuple(
                 SweepWord(start, end, word, score.spans[0], fill.spans[0])
                 for (start, end), word, score, fill in zip(places, words, scores, fills, strict=True)
+                if fill is not None
             ),
         )
 
@@ -242,14 +251,17 @@ class Engine:
 
         stop: end with eos, which is then the last id; otherwise exactly max_new_tokens ids are written.
         """
-        one = bool(source_ids) and isinstance(source_ids[0], int)
+        if not source_ids:
+            raise PromptError("The prompt has no tokens. Type a sentence.")
+        one = isinstance(source_ids[0], int)
         sources = [self._source(ids) for ids in ([source_ids] if one else source_ids)]
         if not 1 <= max_new_tokens <= MAX_GENERATED:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}, expected 1 to {MAX_GENERATED:,}.")
         self._check_target(max_new_tokens)
         stops = frozenset({self.config.eos_id} if stop else ())
         rules = [Free(self.config.start_id, stops, max_new_tokens)] * len(sources)
-        *_, last = self.network.generate(sources, rules, Settings(num_alternatives=num_alternatives))
+        settings = Settings(num_alternatives=num_alternatives)
+        [last] = deque(self.network.generate(sources, rules, settings), maxlen=1)
         found = [rows[0].hypothesis for rows in last]
         return found[0] if one else found
 
@@ -285,15 +297,17 @@ class Engine:
             {
                 "mask": span.mask,
                 "text": span.text,
-                "log_prob": span.log_prob,
+                "log_prob": _finite(span.log_prob),
                 "missing": span.missing,
                 "truncated": span.truncated,
                 "tokens": [
                     {
                         "id": token.id,
                         "piece": token.piece,
-                        "log_prob": token.log_prob,
-                        "alternatives": [[other.piece, other.log_prob] for other in token.alternatives],
+                        "log_prob": _finite(token.log_prob),
+                        "alternatives": [
+                            [other.piece, _finite(other.log_prob)] for other in token.alternatives
+                        ],
                     }
                     for token in span.tokens
                 ],
@@ -305,13 +319,13 @@ class Engine:
             "prompt": fill.prompt,
             "completion": {
                 "text": fill.completion,
-                "tokens": [[token.id, token.piece, token.log_prob] for token in fill.tokens],
+                "tokens": [[token.id, token.piece, _finite(token.log_prob)] for token in fill.tokens],
             },
             "masked_input": fill.masked_input,
             "text": fill.text,
-            "log_prob": fill.log_prob,
+            "log_prob": _finite(fill.log_prob),
             "spans": spans,
-            "candidates": [{"text": one.text, "log_prob": one.log_prob} for one in fill.candidates],
+            "candidates": [{"text": one.text, "log_prob": _finite(one.log_prob)} for one in fill.candidates],
             "model": model,
             "settings": asdict(settings),
         }
@@ -319,13 +333,32 @@ class Engine:
     def _decode(self, masked: Sequence[MaskedPrompt], settings: Settings) -> Iterator[list[Fill]]:
         """Fill prompts in one batch; yields their state after every step."""
         sources = [self._prompt_ids(one) for one in masked]
+        for state in self._states(masked, sources, settings):
+            yield self._fills(masked, sources, state, settings)
+
+    def _decoded(self, masked: Sequence[MaskedPrompt], settings: Settings) -> list[Fill]:
+        """Fill prompts in one batch; only the last state is kept and read."""
+        sources = [self._prompt_ids(one) for one in masked]
+        [last] = deque(self._states(masked, sources, settings), maxlen=1)
+        return self._fills(masked, sources, last, settings)
+
+    def _states(
+        self, masked: Sequence[MaskedPrompt], sources: Sequence[list[int]], settings: Settings
+    ) -> Iterator[list[list[Row]]]:
+        return self.network.generate(sources, [self._rules(one, settings) for one in masked], settings)
+
+    def _fills(
+        self,
+        masked: Sequence[MaskedPrompt],
+        sources: Sequence[list[int]],
+        state: Sequence[Sequence[Row]],
+        settings: Settings,
+    ) -> list[Fill]:
         inputs = [" ".join(map(self.tokenizer.piece, self._without_eos(source))) for source in sources]
-        rules = [self._rules(one, settings) for one in masked]
-        for state in self.network.generate(sources, rules, settings):
-            yield [
-                self._fill(one, text, rows, settings)
-                for one, text, rows in zip(masked, inputs, state, strict=True)
-            ]
+        return [
+            self._fill(one, text, rows, settings)
+            for one, text, rows in zip(masked, inputs, state, strict=True)
+        ]
 
     def _fill(self, masked: MaskedPrompt, masked_input: str, rows: Sequence[Row], settings: Settings) -> Fill:
         fills = [infill.fill_of(masked, masked_input, row.hypothesis, self.tokenizer) for row in rows]
@@ -429,3 +462,8 @@ def _listed(prompt: str | Sequence[str]) -> list[str]:
     if not isinstance(prompt, Sequence):
         raise PromptError(f"The prompt is {type(prompt).__name__}, expected text or a list of texts.")
     return list(prompt)
+
+
+def _finite(value: float) -> float | None:
+    """The number itself, None where JSON has no word for it."""
+    return value if math.isfinite(value) else None

@@ -12,6 +12,7 @@ from mt5.errors import PromptError
 from mt5.tokenizer import MASK, SENTINELS, Tokenizer
 
 LONGEST_PROMPT = 4_000  # characters
+LARGEST_SURPRISE = 700  # nats, of which exp is still a number
 # Chinese characters, kana, and the punctuation that goes with them: written without spaces
 UNSPACED = re.compile("[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]")
 
@@ -74,7 +75,10 @@ class Span:
 
 def perplexity(tokens: Sequence[Token]) -> float:
     """exp of the mean surprise, in nats per token; 1 for no tokens."""
-    return math.exp(-sum(token.log_prob for token in tokens) / len(tokens)) if tokens else 1.0
+    if not tokens:
+        return 1.0
+    surprise = -sum(token.log_prob for token in tokens) / len(tokens)
+    return math.exp(surprise) if surprise < LARGEST_SURPRISE else math.inf
 
 
 @dataclass(frozen=True)

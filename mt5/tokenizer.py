@@ -58,16 +58,19 @@ class Tokenizer:
         self.control_ids = self._never_typed | {self.unk_id} | frozenset(range(len(pieces), vocab_size))
 
     @classmethod
-    def huggingface(cls, model_proto: bytes, vocab_size: int | None = None) -> Self:
+    def huggingface(
+        cls, model_proto: bytes, vocab_size: int | None = None, *, extra_ids: int = SENTINELS
+    ) -> Self:
         """As transformers reads a spiece.model: mT5's holds the sentinels, T5's gets them after its pieces.
 
-        vocab_size: rows of the embedding, by default as many as there are ids.
+        vocab_size: rows of the embedding, by default as many as there are ids. extra_ids: sentinels that are
+        appended, the first of them last; 300 in umT5.
         """
         pieces = _processor(model_proto)
         owned = [_owned_sentinel(pieces, number) for number in range(SENTINELS)]
         sentinels = [id_ for id_ in owned if id_ is not None]
         if not sentinels:
-            sentinels = [len(pieces) + SENTINELS - 1 - number for number in range(SENTINELS)]
+            sentinels = [len(pieces) + extra_ids - 1 - number for number in range(min(extra_ids, SENTINELS))]
         elif len(sentinels) < SENTINELS:
             raise CheckpointError(
                 f"The SentencePiece model has {len(sentinels)} of the {SENTINELS} sentinels, "

@@ -51,7 +51,7 @@ def test_progress_counts_every_row_once():
 
 
 def test_jsonl_survives_writing_and_reading():
-    rows = [{"prompt": "日本の <mask>。", "n": 1}, {"prompt": 'a "quoted" <mask>', "n": None}]
+    rows = [{"prompt": "日本の <mask>。\u2028", "n": 1}, {"prompt": 'a "quoted" <mask>', "n": None}]
     assert batch.read(batch.write(rows, "jsonl"), "rows.jsonl") == rows
 
 
@@ -92,6 +92,8 @@ def test_text_is_read_in_the_usual_encodings(encoding):
         (b'{"prompt": "a"}\n{"text": "b"}\n', "in.jsonl", "line 2"),
         (b"[1]\n", "in.jsonl", "line 1"),
         (b"{]\n", "in.jsonl", "line 1: not JSON"),
+        (b'{"prompt": "\\ud83d <mask>"}\n', "in.jsonl", "line 1: not JSON of text"),
+        (b'{"prompt": "<mask>", "n": NaN}\n', "in.jsonl", "line 1: not JSON of text"),
         (b"[" * 100_000, "in.jsonl", "65,536"),
         (b"prompt\n\xff\xff\n", "in.csv", "not UTF-8"),
         (b"prompt\n" + b"x\n" * 10_001, "in.csv", "10,001 rows"),

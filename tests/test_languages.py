@@ -18,12 +18,15 @@ def test_there_are_24_languages_in_the_order_of_the_published_model() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.code)
-def test_a_language_has_examples_and_the_first_asks_for_the_capital_of_france(language: Language) -> None:
+def test_a_language_has_examples_and_none_of_them_twice(language: Language) -> None:
     own = [example for example in examples() if example.language == language.code]
     assert len(own) >= 3
-    assert own[0].kind == "fact"
-    assert "capital of France" in own[0].shows
     assert len({example.prompt for example in own}) == len(own)
+
+
+def test_the_french_examples_begin_with_the_capital_of_france() -> None:
+    first = next(example for example in examples() if example.language == "fr")
+    assert (first.prompt, first.answers) == ("La capitale de la France est <mask>.", ("Paris",))
 
 
 def test_examples_come_language_by_language_in_order() -> None:

@@ -62,7 +62,8 @@ def open_huggingface(folder: Path) -> Folder:
     stored.pop(UNUSED, None)
     tied = _drop_copies(stored, label)
     config = model_config(settings, tied=tied, label=label)
-    tokenizer = Tokenizer.huggingface(proto, config.vocab_size)
+    appended = 300 if settings["model_type"] == "umt5" else 100
+    tokenizer = Tokenizer.huggingface(proto, config.vocab_size, extra_ids=appended)
     names = dict(weight_names(config))
     found = {own: stored.pop(name) for own, name in names.items() if name in stored}
     return Folder(settings, tokenizer, config, found | stored, names, files)
