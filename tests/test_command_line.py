@@ -105,6 +105,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, advice",
     [

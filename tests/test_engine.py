@@ -125,6 +125,7 @@ def test_n_best_are_different_and_in_order(embedded):
     assert len(set(texts)) == 4 and texts[0] == fill.text
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_seed_alone(embedded):
     options = {"strategy": "sample", "num_return": 4, "temperature": 2.0}
     first = embedded.fill(PARIS, seed=1, **options)

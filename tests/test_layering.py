@@ -168,6 +168,7 @@ def test_the_command_line_starts_without_torch_and_gradio() -> None:
     assert loaded & {"torch", "gradio", "plotly", "numpy", "sentencepiece", "transformers"} == set()
 
 
+@pytest.mark.slow
 def test_the_library_does_not_load_the_page() -> None:
     loaded = loaded_by("import mt5.engine")
     assert "torch" in loaded

@@ -126,6 +126,7 @@ def test_the_page_is_served_without_what_a_visitor_must_not_have() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_page_reports_nothing_and_its_queue_is_bounded() -> None:
     # in a process of its own: gradio leaves event loops open
     program = (
