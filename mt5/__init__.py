@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from mt5.errors import CheckpointError, PromptError
 
 if TYPE_CHECKING:
-    from mt5.engine import Engine, open
+    from mt5.engine import Engine
+    from mt5.opening import open
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "Engine", "PromptError", "__version__", "open"]
@@ -13,8 +14,12 @@ __all__ = ["CheckpointError", "Engine", "PromptError", "__version__", "open"]
 
 def __getattr__(name: str) -> Any:
     # torch is imported on first use, so that `python -m mt5 --help` answers at once
-    if name in ("Engine", "open"):
-        from mt5 import engine
+    if name == "Engine":
+        from mt5.engine import Engine
 
-        return getattr(engine, name)
+        return Engine
+    if name == "open":
+        from mt5.opening import open
+
+        return open
     raise AttributeError(f"module 'mt5' has no attribute {name!r}")

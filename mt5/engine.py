@@ -4,24 +4,18 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
-import torch
-
 from mt5 import corruption, infill
-from mt5.checkpoint import open_checkpoint
-from mt5.config import ModelConfig
 from mt5.corruption import Corruption
-from mt5.errors import CheckpointError, PromptError
+from mt5.errors import PromptError
 from mt5.generate import Free, Guided, Hypothesis, Row, Rules, Settings
 from mt5.infill import Alternative, Fill, MaskedPrompt, Score, Span, Sweep, SweepWord, Token
+from mt5.info import Info
 from mt5.network import Network, Scored
 from mt5.tokenizer import Tokenizer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LARGEST_FLOAT32_ON_CPU = 4 << 30  # bytes
 BATCH = 32
 """Prompts decoded together; more of them are taken in turns, the long with the long."""
 MAX_GENERATED = 1_024
@@ -41,77 +35,6 @@ class SettingsOptions(TypedDict, total=False):
     max_new_tokens: int
     num_alternatives: int
     guided: bool
-
-
-@dataclass(frozen=True)
-class Info:
-    """Facts about a loaded engine.
-
-    format: "huggingface", "nemo" or "mt5-infilling". dtype: of the weights in memory; stored_dtype: in the
-    checkpoint. stored_tensor_parallel: shards in the checkpoint. vocabulary: ids that can be predicted,
-    padded_vocabulary: rows of the embedding. sha256: of the files with the weights.
-    """
-
-    name: str
-    path: str
-    format: str
-    parameters: int
-    dtype: str
-    stored_dtype: str
-    device: str
-    tensor_parallel: int
-    stored_tensor_parallel: int
-    vocabulary: int
-    padded_vocabulary: int
-    sha256: str
-    config: ModelConfig
-
-
-def open(
-    path: str | Path, *, tensor_parallel: int = 1, dtype: str = "auto", device: str = "auto"
-) -> "Engine":
-    """Load a checkpoint: a `.nemo` archive, a Hugging Face folder, or a repository id like google/mt5-small.
-
-    dtype: of the weights in memory, "float32", "bfloat16" or "float16"; "auto" is that of the checkpoint on a
-    GPU, and on a CPU float32 unless that would take more than 4 GiB. device: "auto" is the first GPU if there
-    is one, else the CPU. Raises CheckpointError when the checkpoint cannot be used.
-    """
-    if dtype not in ("auto", *DTYPES):
-        raise CheckpointError(f"dtype {dtype!r} is unknown; choose auto, {', '.join(DTYPES)}.")
-    if tensor_parallel != 1:
-        raise CheckpointError(
-            f"tensor_parallel {tensor_parallel} is not supported; any archive loads into one process, 1."
-        )
-    try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError as fault:
-        raise CheckpointError(f"device {device!r} is unknown; choose auto, cpu or cuda.") from fault
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device {device!r}: no GPU is usable here; choose auto or cpu.")
-    checkpoint = open_checkpoint(path)
-    chosen = DTYPES.get(dtype) or _fitting_dtype(checkpoint.dtype, checkpoint.parameters, place)
-    network = Network(checkpoint.load(dtype=chosen, device=place), place)
-    info = Info(
-        name=checkpoint.name,
-        path=str(path),
-        format=checkpoint.format,
-        parameters=checkpoint.parameters,
-        dtype=str(chosen).removeprefix("torch."),
-        stored_dtype=str(checkpoint.dtype).removeprefix("torch."),
-        device=str(place),
-        tensor_parallel=1,
-        stored_tensor_parallel=checkpoint.tensor_parallel,
-        vocabulary=checkpoint.config.vocab_size,
-        padded_vocabulary=checkpoint.config.padded_vocab_size,
-        sha256=checkpoint.sha256,
-        config=checkpoint.config,
-    )
-    return Engine(network, checkpoint.tokenizer, info)
-
-
-def _fitting_dtype(stored: torch.dtype, parameters: int, device: torch.device) -> torch.dtype:
-    small = 4 * parameters <= LARGEST_FLOAT32_ON_CPU
-    return torch.float32 if device.type == "cpu" and small else stored
 
 
 class Engine:

@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors",),
     ("config", "parallel"),
-    ("tokenizer", "languages", "model"),
+    ("tokenizer", "languages", "model", "info"),
     ("infill", "corruption", "generate"),
     ("figures", "batch", "network", "checkpoint"),
     ("ranks",),
     ("engine",),
+    ("opening",),
     ("__init__",),
     ("web", "__main__"),
     ("app",),
