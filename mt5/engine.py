@@ -4,26 +4,28 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 from mt5 import corruption, infill
+from mt5.codec import Codec, Given
 from mt5.corruption import Corruption
 from mt5.errors import PromptError
-from mt5.generate import Free, Guided, Hypothesis, Row, Rules, Settings
-from mt5.infill import Alternative, Fill, MaskedPrompt, Score, Span, Sweep, SweepWord, Token
+from mt5.infill import MaskedPrompt
 from mt5.info import Info
-from mt5.network import Network, Scored
+from mt5.network import Network
+from mt5.results import Fill, Score, Span, Sweep, SweepWord
+from mt5.rules import Free, Hypothesis, Row
+from mt5.settings import Settings
 from mt5.tokenizer import Tokenizer
 
 BATCH = 32
 """Prompts decoded together; more of them are taken in turns, the long with the long."""
 MAX_GENERATED = 1_024
-LONGEST_SCORED_TARGET = 8_192
 
 
 class SettingsOptions(TypedDict, total=False):
-    """The fields of generate.Settings, as keywords."""
+    """The fields of settings.Settings, as keywords."""
 
     strategy: Literal["greedy", "beam", "sample"]
     num_beams: int
@@ -43,9 +45,7 @@ class Engine:
     def __init__(self, network: Network, tokenizer: Tokenizer, info: Info) -> None:
         self._network: Network | None = network
         self.tokenizer, self.info, self.config = tokenizer, info, info.config
-        # forbidden in a gap: ids that are no text. Any of the closing ids ends a gap
-        self._closing = (tokenizer.eos_id, *tokenizer.sentinels)
-        self._never = tuple(sorted(tokenizer.control_ids - set(self._closing)))
+        self._codec = Codec(tokenizer, info.config)
 
     def __enter__(self) -> Self:
         return self
@@ -64,25 +64,33 @@ class Engine:
         return self._network
 
     @overload
-    def fill(self, prompt: str, **settings: Unpack[SettingsOptions]) -> Fill: ...
+    def fill(self, prompt: str, *, given: Given = (), **settings: Unpack[SettingsOptions]) -> Fill: ...
     @overload
     def fill(self, prompt: Sequence[str], **settings: Unpack[SettingsOptions]) -> list[Fill]: ...
-    def fill(self, prompt: str | Sequence[str], **settings: Unpack[SettingsOptions]) -> Fill | list[Fill]:
-        """Fill the masks of a prompt, or of each of a list in one batch; settings: see generate.Settings."""
-        chosen = Settings(**settings)
-        masked = [infill.parse(one) for one in _listed(prompt)]
-        fills: list[Fill | None] = [None] * len(masked)
-        for block in self._blocks(masked):
-            filled = self._decoded([masked[place] for place in block], chosen)
-            for place, fill in zip(block, filled, strict=True):
-                fills[place] = fill
-        done = [fill for fill in fills if fill is not None]
-        return done[0] if isinstance(prompt, str) else done
+    def fill(
+        self, prompt: str | Sequence[str], *, given: Given = (), **settings: Unpack[SettingsOptions]
+    ) -> Fill | list[Fill]:
+        """Fill the masks of a prompt, or of each of a list in one batch; settings: see settings.Settings.
 
-    def stream(self, prompt: str, **settings: Unpack[SettingsOptions]) -> Iterator[Fill]:
-        """Fill the masks of a prompt; yields what is there after every token, at last the whole."""
-        masked, chosen = infill.parse(prompt), Settings(**settings)
-        return (fills[0] for fills in self._decode([masked], chosen))
+        given: tokens that the first gaps of a single prompt begin with, see codec.Given.
+        """
+        chosen = Settings(**settings)
+        if given and not isinstance(prompt, str):
+            raise PromptError("Given tokens belong to a single prompt. Pass the prompts one by one.")
+        fills = self._filled([infill.parse(one) for one in _listed(prompt)], chosen, given)
+        return fills[0] if isinstance(prompt, str) else fills
+
+    def stream(
+        self, prompt: str, *, given: Given = (), **settings: Unpack[SettingsOptions]
+    ) -> Iterator[Fill]:
+        """Fill the masks of a prompt; yields what is there after every token, at last the whole.
+
+        given: tokens that the first gaps begin with, see codec.Given.
+        """
+        masked, chosen = [infill.parse(prompt)], Settings(**settings)
+        sources = [self._codec.source(masked[0])]
+        states = self._states(masked, sources, chosen, given)
+        return (self._codec.fills(masked, sources, state, chosen)[0] for state in states)
 
     @overload
     def score(self, prompt: str, answers: Sequence[str | Span], *, num_alternatives: int = 5) -> Score: ...
@@ -120,18 +128,12 @@ class Engine:
             raise PromptError("The text has no words. Type a sentence.")
         masked = [infill.mask_word(text, start, end) for start, end in places]
         words = [text[start:end] for start, end in places]
-        scores = self._score(masked, [[word] for word in words], 5)
-        fills: list[Fill | None] = [None] * len(masked)
-        for block in self._blocks(masked):
-            filled = self._decoded([masked[place] for place in block], Settings())
-            for place, fill in zip(block, filled, strict=True):
-                fills[place] = fill
+        scores, fills = self._score(masked, [[word] for word in words], 5), self._filled(masked, Settings())
         return Sweep(
             text,
             tuple(
                 SweepWord(start, end, word, score.spans[0], fill.spans[0])
                 for (start, end), word, score, fill in zip(places, words, scores, fills, strict=True)
-                if fill is not None
             ),
         )
 
@@ -177,10 +179,10 @@ class Engine:
         if not source_ids:
             raise PromptError("The prompt has no tokens. Type a sentence.")
         one = isinstance(source_ids[0], int)
-        sources = [self._source(ids) for ids in ([source_ids] if one else source_ids)]
+        sources = [self._codec.readable(ids) for ids in ([source_ids] if one else source_ids)]
         if not 1 <= max_new_tokens <= MAX_GENERATED:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}, expected 1 to {MAX_GENERATED:,}.")
-        self._check_target(max_new_tokens)
+        self._codec.check_target(max_new_tokens)
         stops = frozenset({self.config.eos_id} if stop else ())
         rules = [Free(self.config.start_id, stops, max_new_tokens)] * len(sources)
         settings = Settings(num_alternatives=num_alternatives)
@@ -192,8 +194,8 @@ class Engine:
         """Log-probability of each label, given the source and the labels before it (teacher forcing)."""
         if not label_ids:
             return []
-        self._check_target(len(label_ids))
-        [scored] = self.network.score([self._source(source_ids)], [self._ids(label_ids)])
+        self._codec.check_target(len(label_ids))
+        [scored] = self.network.score([self._codec.readable(source_ids)], [self._codec.known(label_ids)])
         return list(scored.log_probs)
 
     def nemo_response(self, prompt: str, tokens_to_generate: int = 16) -> dict[str, Any]:
@@ -253,130 +255,50 @@ class Engine:
             "settings": asdict(settings),
         }
 
-    def _decode(self, masked: Sequence[MaskedPrompt], settings: Settings) -> Iterator[list[Fill]]:
-        """Fill prompts in one batch; yields their state after every step."""
-        sources = [self._prompt_ids(one) for one in masked]
-        for state in self._states(masked, sources, settings):
-            yield self._fills(masked, sources, state, settings)
-
-    def _decoded(self, masked: Sequence[MaskedPrompt], settings: Settings) -> list[Fill]:
-        """Fill prompts in one batch; only the last state is kept and read."""
-        sources = [self._prompt_ids(one) for one in masked]
-        [last] = deque(self._states(masked, sources, settings), maxlen=1)
-        return self._fills(masked, sources, last, settings)
-
     def _states(
-        self, masked: Sequence[MaskedPrompt], sources: Sequence[list[int]], settings: Settings
-    ) -> Iterator[list[list[Row]]]:
-        return self.network.generate(sources, [self._rules(one, settings) for one in masked], settings)
-
-    def _fills(
         self,
         masked: Sequence[MaskedPrompt],
         sources: Sequence[list[int]],
-        state: Sequence[Sequence[Row]],
         settings: Settings,
-    ) -> list[Fill]:
-        inputs = [" ".join(map(self.tokenizer.piece, self._without_eos(source))) for source in sources]
-        return [
-            self._fill(one, text, rows, settings)
-            for one, text, rows in zip(masked, inputs, state, strict=True)
-        ]
+        given: Given = (),
+    ) -> Iterator[list[list[Row]]]:
+        rules = [self._codec.rules(one, settings, given) for one in masked]
+        return self.network.generate(sources, rules, settings)
 
-    def _fill(self, masked: MaskedPrompt, masked_input: str, rows: Sequence[Row], settings: Settings) -> Fill:
-        fills = [infill.fill_of(masked, masked_input, row.hypothesis, self.tokenizer) for row in rows]
-        return replace(fills[0], candidates=tuple(fills)) if settings.num_return > 1 else fills[0]
-
-    def _rules(self, masked: MaskedPrompt, settings: Settings) -> Rules:
-        start, limit = self.config.start_id, self.config.max_positions
-        sentinels = self.tokenizer.sentinels[: masked.masks]
-        if settings.guided:
-            return Guided(start, sentinels, self._closing, self._never, settings.max_new_tokens, limit)
-        # the sentinel after the last gap's closes it
-        after = self.tokenizer.sentinels[masked.masks : masked.masks + 1]
-        most = masked.masks * (settings.max_new_tokens + 1) + 1
-        stops = frozenset({self.config.eos_id, *after})
-        return Free(start, stops, most if limit is None else min(most, limit))
+    def _filled(self, masked: Sequence[MaskedPrompt], settings: Settings, given: Given = ()) -> list[Fill]:
+        """Fill prompts in batches; only the last state of each is kept and read."""
+        fills: list[Fill | None] = [None] * len(masked)
+        for block in self._blocks(masked):
+            own = [masked[place] for place in block]
+            sources = [self._codec.source(one) for one in own]
+            [last] = deque(self._states(own, sources, settings, given), maxlen=1)
+            for place, fill in zip(block, self._codec.fills(own, sources, last, settings), strict=True):
+                fills[place] = fill
+        return [fill for fill in fills if fill is not None]
 
     def _score(
         self, masked: Sequence[MaskedPrompt], answers: Sequence[Sequence[str | Span]], num_alternatives: int
     ) -> list[Score]:
-        ids = [
-            infill.answer_ids(one, given, self.tokenizer) for one, given in zip(masked, answers, strict=True)
-        ]
-        targets = []
-        for spans in ids:
-            pairs = zip(self.tokenizer.sentinels, spans, strict=False)
-            targets.append([id_ for sentinel, span in pairs for id_ in (sentinel, *span)])
-            self._check_target(len(targets[-1]))
+        pairs = zip(masked, answers, strict=True)
+        ids = [infill.answer_ids(one, given, self.tokenizer) for one, given in pairs]
+        targets = [self._codec.target(spans) for spans in ids]
         scores: list[Score | None] = [None] * len(masked)
         for block in self._blocks(masked):
-            sources = [self._prompt_ids(masked[place]) for place in block]
+            sources = [self._codec.source(masked[place]) for place in block]
             found = self.network.score(
                 sources,
                 [targets[place] for place in block],
                 candidates=num_alternatives + 1 if num_alternatives else 0,
             )
             for place, source, scored in zip(block, sources, found, strict=True):
-                spans = self._scored_spans(masked[place], ids[place], scored, num_alternatives)
-                text = infill.splice(masked[place], [span.text for span in spans])
-                pieces = " ".join(map(self.tokenizer.piece, self._without_eos(source)))
-                scores[place] = Score(masked[place].prompt, text, pieces, spans)
+                scores[place] = self._codec.score(masked[place], source, ids[place], scored, num_alternatives)
         return [score for score in scores if score is not None]
-
-    def _scored_spans(
-        self, masked: MaskedPrompt, ids: Sequence[Sequence[int]], scored: Scored, num_alternatives: int
-    ) -> tuple[Span, ...]:
-        spans, place = [], 0
-        for mask, span in enumerate(ids):
-            place += 1  # the sentinel, which is given
-            tokens = []
-            for id_ in span:
-                others = [pair for pair in scored.candidates[place] if pair[0] != id_][:num_alternatives]
-                alternatives = tuple(Alternative(i, self.tokenizer.piece(i), value) for i, value in others)
-                piece = self.tokenizer.piece(id_)
-                tokens.append(Token(id_, piece, scored.log_probs[place], alternatives, scored.ranks[place]))
-                place += 1
-            spans.append(Span(mask, self.tokenizer.decode(span), tuple(tokens)))
-        return infill.fitted(masked, spans)
 
     def _blocks(self, masked: Sequence[MaskedPrompt]) -> Iterator[list[int]]:
         """Places of prompts that are decoded together: few, and of like length, since padding costs."""
         order = sorted(range(len(masked)), key=lambda place: len(masked[place].prompt))
         for first in range(0, len(order), BATCH):
             yield order[first : first + BATCH]
-
-    def _prompt_ids(self, masked: MaskedPrompt) -> list[int]:
-        ids = self.tokenizer.encode_masked(masked.parts)
-        return self._source([*ids, self.config.eos_id] if self.config.source_eos else ids)
-
-    def _without_eos(self, source: Sequence[int]) -> Sequence[int]:
-        return source[:-1] if self.config.source_eos else source
-
-    def _source(self, ids: Sequence[int]) -> list[int]:
-        """The ids themselves, when the encoder can read them."""
-        limit = self.config.max_positions
-        if not ids:
-            raise PromptError("The prompt has no tokens. Type a sentence.")
-        if limit is not None and len(ids) > limit:
-            raise PromptError(
-                f"The prompt has {len(ids):,} tokens; this model reads at most {limit:,}. Shorten it."
-            )
-        return self._ids(ids)
-
-    def _ids(self, ids: Sequence[int]) -> list[int]:
-        rows = self.config.padded_vocab_size
-        odd = [id_ for id_ in ids if isinstance(id_, bool) or not isinstance(id_, int) or not 0 <= id_ < rows]
-        if odd:
-            raise PromptError(f"Ids are whole numbers from 0 to {rows - 1:,}; got {odd[0]!r}.")
-        return list(ids)
-
-    def _check_target(self, length: int) -> None:
-        limit = self.config.max_positions or LONGEST_SCORED_TARGET
-        if length > limit:
-            raise PromptError(
-                f"The answers have {length:,} tokens; this model writes at most {limit:,}. Shorten them."
-            )
 
 
 def _listed(prompt: str | Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
-from mt5.infill import Token
+from mt5.results import Token
 
 HEIGHT = 300  # pixels: the page does not jump while tokens arrive
 MOST_SHOWN = 60  # bars; more cannot be read

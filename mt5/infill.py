@@ -1,6 +1,5 @@
 """A prompt with masks, and what fills them."""
 
-import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -9,76 +8,12 @@ from itertools import accumulate, pairwise
 from typing import Protocol
 
 from mt5.errors import PromptError
+from mt5.results import Alternative, Fill, Span, Token
 from mt5.tokenizer import MASK, SENTINELS, Tokenizer
 
 LONGEST_PROMPT = 4_000  # characters
-LARGEST_SURPRISE = 700  # nats, of which exp is still a number
 # Chinese characters, kana, and the punctuation that goes with them: written without spaces
 UNSPACED = re.compile("[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]")
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """Another candidate for a token."""
-
-    id: int
-    piece: str
-    log_prob: float
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token that the decoder wrote, or was asked about.
-
-    log_prob: natural logarithm of its softmax probability, before temperature or truncation.
-    alternatives: other candidates at its place, likeliest first. rank: 1 for the likeliest, when scored.
-    """
-
-    id: int
-    piece: str
-    log_prob: float
-    alternatives: tuple[Alternative, ...] = ()
-    rank: int | None = None
-
-    @property
-    def probability(self) -> float:
-        return math.exp(self.log_prob)
-
-    @property
-    def surprise(self) -> float:
-        """In bits: −log2 p."""
-        return -self.log_prob / math.log(2)
-
-
-@dataclass(frozen=True)
-class Span:
-    """What fills one mask, counted from 0.
-
-    text: as it stands in the filled sentence. missing: the decoder never came to this mask.
-    truncated: the span ended because it had reached the longest length allowed.
-    """
-
-    mask: int
-    text: str
-    tokens: tuple[Token, ...] = ()
-    missing: bool = False
-    truncated: bool = False
-
-    @property
-    def log_prob(self) -> float:
-        return sum(token.log_prob for token in self.tokens)
-
-    @property
-    def perplexity(self) -> float:
-        return perplexity(self.tokens)
-
-
-def perplexity(tokens: Sequence[Token]) -> float:
-    """exp of the mean surprise, in nats per token; 1 for no tokens."""
-    if not tokens:
-        return 1.0
-    surprise = -sum(token.log_prob for token in tokens) / len(tokens)
-    return math.exp(surprise) if surprise < LARGEST_SURPRISE else math.inf
 
 
 @dataclass(frozen=True)
@@ -91,69 +26,6 @@ class MaskedPrompt:
     @property
     def masks(self) -> int:
         return len(self.parts) - 1
-
-
-@dataclass(frozen=True)
-class Filled:
-    """A prompt with its masks filled.
-
-    text: the prompt with each mask replaced by its span, all else byte for byte as it was.
-    masked_input: the pieces that the encoder read.
-    """
-
-    prompt: str
-    text: str
-    masked_input: str
-    spans: tuple[Span, ...]
-
-    @property
-    def tokens(self) -> tuple[Token, ...]:
-        return tuple(token for span in self.spans for token in span.tokens)
-
-    @property
-    def log_prob(self) -> float:
-        """Of all tokens of all spans together."""
-        return sum(span.log_prob for span in self.spans)
-
-    @property
-    def perplexity(self) -> float:
-        return perplexity(self.tokens)
-
-
-@dataclass(frozen=True)
-class Fill(Filled):
-    """What the model wrote. candidates: all results, best first, when several were asked for."""
-
-    candidates: tuple["Fill", ...] = ()
-
-    @property
-    def completion(self) -> str:
-        """The spans alone, joined by spaces."""
-        return " ".join(span.text for span in self.spans)
-
-
-@dataclass(frozen=True)
-class Score(Filled):
-    """What the model thinks of given answers; every token has its rank."""
-
-
-@dataclass(frozen=True)
-class SweepWord:
-    """A word, [start, end) in the text, masked: how likely it was, and what the model would have written."""
-
-    start: int
-    end: int
-    word: str
-    score: Span
-    fill: Span
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Every word of a text, masked in turn."""
-
-    text: str
-    words: tuple[SweepWord, ...]
 
 
 class Written(Protocol):
@@ -303,6 +175,19 @@ def fill_of(masked: MaskedPrompt, masked_input: str, written: Written, tokenizer
     """A decoder's output as a filled prompt."""
     spans = fitted(masked, split_spans(written, masked.masks, tokenizer))
     return Fill(masked.prompt, splice(masked, [span.text for span in spans]), masked_input, spans)
+
+
+def forked(fill: Fill, mask: int, position: int, token_id: int) -> tuple[tuple[int, ...], ...]:
+    """What is given when another token is chosen at a position of a span: all before it, and that token.
+
+    position: among the span's tokens, from 0. The result is an engine's `given`. PromptError when the fill
+    has no such token.
+    """
+    tokens = fill.spans[mask].tokens if 0 <= mask < len(fill.spans) else ()
+    if not 0 <= position < len(tokens):
+        raise PromptError(f"The fill has no token {position + 1} in mask {mask + 1}. Choose one that it has.")
+    before = [tuple(token.id for token in span.tokens) for span in fill.spans[:mask]]
+    return (*before, (*(token.id for token in tokens[:position]), token_id))
 
 
 def nemo_response(

@@ -1,14 +1,16 @@
 """A loaded network as a service: ids in, numbers out. Every tensor-parallel rank runs one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mt5.generate import Row, Rules, Settings, decode
+from mt5.generate import decode
 from mt5.model import MT5, Cache
 from mt5.parallel import VocabularyLogProbs
+from mt5.rules import Row, Rules
+from mt5.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,12 @@ class Network:
 
     @torch.inference_mode()
     def generate(
-        self, sources: Sequence[Sequence[int]], rules: Sequence[Rules], settings: Settings
-    ) -> Iterator[list[list[Row]]]:
-        """Decode a batch; yields after every step what `generate.decode` yields."""
+        self,
+        sources: Sequence[Sequence[int]],
+        rules: Sequence[Rules],
+        settings: Settings | Sequence[Settings],
+    ) -> Generator[list[list[Row]], Iterable[int] | None, None]:
+        """Decode a batch; takes and yields after every step what `generate.decode` does."""
         source, mask = self._batch(sources)
         cache = self.model.start(self.model.encode(source, mask), mask)
         yield from decode(_Decoder(self.model, cache, self.device), rules, settings)
@@ -87,6 +92,10 @@ class _Decoder:
     def step(self, tokens: Tensor) -> VocabularyLogProbs:
         hidden = self.model.decode(tokens.to(self.device), self.cache)
         return self.model.log_probs(hidden[:, -1])
+
+    def read(self, tokens: Tensor) -> VocabularyLogProbs:
+        hidden = self.model.decode(tokens.to(self.device), self.cache)
+        return self.model.log_probs(hidden.flatten(0, 1))
 
     def select(self, rows: Tensor) -> None:
         self.cache.select(rows.to(self.device))

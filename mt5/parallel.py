@@ -132,6 +132,7 @@ class VocabularyLogProbs:
 
     def at(self, ids: Tensor) -> Tensor:
         """Log-probability of one id per position: [...] -> [...]."""
+        ids = ids.to(self.logits.device)
         local = ids - self.first
         absent = (local < 0) | (local >= self.columns)
         logits = self.logits.gather(-1, local.masked_fill(absent, 0).unsqueeze(-1)).squeeze(-1)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import mt5
-from mt5.generate import Settings
+from mt5.infill import forked
 from mt5.languages import LANGUAGES, examples
+from mt5.settings import Settings
 
 PARIS = "La capitale de la France est <mask>."
 TWO = "The capital of <mask> is Paris, and the capital of Italy is <mask>."
@@ -104,6 +105,89 @@ def test_streaming_ends_with_the_whole_result(embedded):
     assert states[-1] == embedded.fill(TWO)
     lengths = [len(state.tokens) for state in states]
     assert lengths == sorted(lengths) and lengths[0] == 1
+
+
+# Choosing another token
+
+
+def alternative(fill):
+    """The last token's best alternative that is text."""
+    return next(other.id for other in fill.tokens[-1].alternatives if not other.piece.startswith("<"))
+
+
+def test_a_fork_goes_on_from_the_token_that_was_chosen(embedded):
+    fill = embedded.fill(TWO)
+    mask, position = 1, len(fill.spans[1].tokens) - 1
+    chosen = alternative(fill)
+    given = forked(fill, mask, position, chosen)
+    other = embedded.fill(TWO, given=given)
+    assert other.spans[0] == fill.spans[0] or other.spans[0].text == fill.spans[0].text
+    assert [token.id for token in other.tokens][: len(fill.tokens)] == [id_ for gap in given for id_ in gap]
+    score = embedded.score(TWO, other.spans)
+    # one pass over the whole target and steps over a cache sum in another order
+    expected = [token.log_prob for token in score.tokens]
+    assert [token.log_prob for token in other.tokens] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"strategy": "beam"}, {"strategy": "sample", "seed": 3, "temperature": 2.0}]
+)
+def test_a_fork_to_the_same_token_changes_nothing(embedded, options):
+    fill = embedded.fill(TWO, **options)
+    [first, *_] = fill.spans[1].tokens
+    again = embedded.fill(TWO, given=forked(fill, 1, 0, first.id), **options)
+    assert again.text == fill.text
+    for found, wanted in zip(again.tokens, fill.tokens, strict=True):
+        assert found.log_prob == pytest.approx(wanted.log_prob, abs=1e-5)
+        assert [other.id for other in found.alternatives[:3]] == [o.id for o in wanted.alternatives[:3]]
+
+
+def test_a_streamed_fork_begins_with_all_that_is_given(embedded):
+    fill = embedded.fill(TWO)
+    given = forked(fill, 1, 0, fill.spans[1].tokens[0].id)
+    states = list(embedded.stream(TWO, given=given))
+    assert len(states[0].spans[0].tokens) == len(fill.spans[0].tokens) and states[0].spans[1].tokens
+    assert states[-1] == embedded.fill(TWO, given=given)
+
+
+def test_a_closing_token_ends_its_gap(embedded):
+    fill = embedded.fill(TWO)
+    first = fill.spans[0].tokens[0].id
+    sentinel, eos = embedded.tokenizer.sentinels[1], embedded.config.eos_id
+    assert len(embedded.fill(TWO, given=((first, sentinel),)).spans[0].tokens) == 1
+    closed = embedded.fill(PARIS, given=((first, eos),))
+    assert [token.id for token in closed.tokens] == [first]
+    assert list(embedded.stream(PARIS, given=((first, eos),))) == [closed]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "complaint"),
+    [
+        ([[5], [6]], {}, "Masks: 1, lists of given tokens: 2"),
+        ([[1]], {}, "closed"),
+        ([[0]], {}, "cannot be written"),
+        ([[5, 1, 5]], {}, "cannot be written"),
+        ([[10**9]], {}, "whole numbers"),
+        ([["five"]], {}, "whole numbers"),
+        ([[True]], {}, "whole numbers"),
+        ("five", {}, "list of ids"),
+        (["five"], {}, "list of ids"),
+        ([5], {}, "list of ids"),
+        ({5}, {}, "list of ids"),
+        ([[500] * 17], {}, "at most 16"),
+        ([[500]], {"guided": False}, "guided"),
+    ],
+)
+def test_given_tokens_that_cannot_be_written_are_refused(embedded, given, options, complaint):
+    with pytest.raises(mt5.PromptError, match=complaint):
+        embedded.fill(PARIS, given=given, **options)
+    with pytest.raises(mt5.PromptError, match=complaint):
+        embedded.stream(PARIS, given=given, **options)
+
+
+def test_given_tokens_are_those_of_one_prompt(embedded):
+    with pytest.raises(mt5.PromptError, match="single prompt"):
+        embedded.fill([PARIS, PARIS], given=[[500]])
 
 
 def test_alternatives_are_sorted_and_leave_the_chosen_token_out(embedded):

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mt5 import figures
-from mt5.infill import Token
+from mt5.results import Token
 
 
 def tokens(*pieces: str, probability: float = 0.5) -> list[Token]:

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mt5.errors import PromptError
-from mt5.generate import Free, Guided, Settings, decode
+from mt5.generate import decode
 from mt5.parallel import Shard, VocabularyLogProbs
+from mt5.rules import Free, Guided
+from mt5.settings import Settings
 
 # ids: 0 start, 1 eos, 2 a, 3 b, 4 c, 5 sentinel 1, 6 sentinel 0
 START, EOS, A, B, C, S1, S0 = range(7)
@@ -37,7 +40,16 @@ class TableDecoder:
     def step(self, tokens: torch.Tensor) -> VocabularyLogProbs:
         self.steps += 1
         self.prefixes = [(*p, *new) for p, new in zip(self.prefixes, tokens.tolist(), strict=True)]
-        weights = torch.tensor([TABLE.get(p, DEFAULT) for p in self.prefixes], dtype=torch.float64)
+        return self.look_up(self.prefixes)
+
+    def read(self, tokens: torch.Tensor) -> VocabularyLogProbs:
+        lengths = [len(prefix) for prefix in self.prefixes]
+        self.step(tokens)
+        pairs = zip(self.prefixes, lengths, strict=True)
+        return self.look_up([p[:end] for p, start in pairs for end in range(start + 1, len(p) + 1)])
+
+    def look_up(self, prefixes: list[tuple[int, ...]]) -> VocabularyLogProbs:
+        weights = torch.tensor([TABLE.get(p, DEFAULT) for p in prefixes], dtype=torch.float64)
         logits = torch.log(weights / weights.sum(-1, keepdim=True))
         return VocabularyLogProbs(logits, vocab_size=7, shard=Shard())
 
@@ -133,6 +145,107 @@ def test_beam_of_one_equals_greedy():
     for rule in (FREE, ONE_GAP, TWO_GAPS):
         [[beam]], [[greedy]] = run(rule, Settings(strategy="beam", num_beams=1)), run(rule)
         assert beam.hypothesis == greedy.hypothesis
+
+
+# Given tokens
+
+
+def begun(rules: Guided, *given: tuple[int, ...]) -> Guided:
+    return replace(rules, given=given)
+
+
+STRATEGIES = [
+    Settings(),
+    Settings(strategy="beam", num_beams=3),
+    Settings(strategy="sample", seed=4, temperature=2),
+]
+
+
+@pytest.mark.parametrize("settings", STRATEGIES, ids=lambda settings: settings.strategy)
+def test_what_was_written_goes_on_as_it_did_when_it_is_given(settings):
+    [[whole]] = run(TWO_GAPS, settings)
+    ids = whole.hypothesis.ids
+    spans = ids[1 : ids.index(S1)], ids[ids.index(S1) + 1 :]
+    prefixes = [spans[0][:n] for n in range(len(spans[0]) + 1)]
+    prefixes = [(prefix,) for prefix in prefixes] + [(spans[0], spans[1][:n]) for n in range(len(spans[1]))]
+    for given in prefixes:
+        [[row]] = run(begun(TWO_GAPS, *given), settings)
+        assert row.hypothesis == whole.hypothesis
+
+
+def test_the_decoding_goes_on_from_another_token():
+    [[row]] = run(begun(TWO_GAPS, (B,)))
+    assert row.hypothesis.ids == (S0, B, S1, C)
+    assert row.hypothesis.log_probs == pytest.approx([0, math.log(0.35), 0, math.log(0.58)])
+
+
+def test_given_tokens_have_the_alternatives_of_chosen_ones():
+    [[row]] = run(begun(TWO_GAPS, (A, B), (B,)), Settings(num_alternatives=2))
+    places = row.hypothesis.alternatives
+    # first in its gap, so no closing id; then with them; then first in the next gap
+    assert [{id_ for id_, _ in places[place]} for place in (1, 2, 4)] == [{B, C}, {C, S1}, {A, C}]
+    assert math.exp(places[1][0][1]) == pytest.approx(0.35)
+
+
+def test_given_tokens_cost_one_step_together():
+    decoder = TableDecoder()
+    run(begun(TWO_GAPS, (A, B), (B,)), decoder=decoder)
+    assert decoder.steps == 2  # all but the last b; then b, after which the gap closes
+
+
+def test_a_given_gap_that_is_as_long_as_allowed_is_closed():
+    rules = begun(Guided(START, (S0, S1), (EOS, S1, S0), (START,), max_tokens=2), (A, B))
+    [[row]] = run(rules)
+    assert row.hypothesis.ids == (S0, A, B, S1, B)
+    assert row.hypothesis.truncated == {0}
+
+
+@pytest.mark.parametrize("settings", STRATEGIES, ids=lambda settings: settings.strategy)
+def test_when_every_gap_is_given_and_closed_nothing_is_chosen(settings):
+    decoder = TableDecoder()
+    [[row]] = run(begun(ONE_GAP, (C,), ()), settings, decoder)
+    assert row.hypothesis.ids == (S0, C) and row.finished
+    assert row.hypothesis.log_probs == pytest.approx([0, math.log(0.13)])
+    assert decoder.steps == 1
+
+
+def test_several_samples_go_on_from_one_beginning():
+    settings = Settings(strategy="sample", num_return=4, temperature=3, seed=1)
+    rows = run([begun(TWO_GAPS, (C,)), begun(TWO_GAPS, (A,))], settings)
+    assert [[row.hypothesis.ids[1] for row in prompt] for prompt in rows] == [[C] * 4, [A] * 4]
+    assert rows == [run(begun(TWO_GAPS, (id_,)), settings)[0] for id_ in (C, A)]
+
+
+# Batches
+
+
+def test_each_prompt_of_a_batch_may_have_its_own_seed():
+    settings = [Settings(strategy="sample", seed=seed, temperature=3) for seed in range(20)]
+    *_, together = decode(TableDecoder(20), [TWO_GAPS] * 20, settings)
+    assert together == [run(TWO_GAPS, one)[0] for one in settings]
+    assert len({rows[0].hypothesis.ids for rows in together}) > 1
+
+
+@pytest.mark.parametrize("settings", STRATEGIES, ids=lambda settings: settings.strategy)
+def test_a_prompt_that_is_dropped_costs_nothing_more_and_changes_no_other(settings):
+    decoder = TableDecoder(3)
+    steps = decode(decoder, [TWO_GAPS] * 3, settings)
+    next(steps)
+    states = [steps.send({0, 2}), *steps]
+    assert {prefix[0] for prefix in decoder.prefixes} == {START}
+    assert len(decoder.prefixes) <= settings.num_beams
+    assert states[-1][1] == run(TWO_GAPS, settings)[0]
+    assert len(states[-1][0][0].hypothesis.ids) == 2
+
+
+def test_when_every_prompt_is_dropped_the_decoding_ends():
+    steps = decode(TableDecoder(2), [TWO_GAPS] * 2, Settings())
+    next(steps)
+    with pytest.raises(StopIteration):
+        steps.send([0, 1])
+
+
+# Beams and samples
 
 
 def every_path(prefix: tuple[int, ...], score: float, depth: int):

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from mt5.errors import PromptError
 from mt5.infill import (
     MaskedPrompt,
-    Span,
-    Token,
     answer_ids,
     check_answers,
     fill_of,
     fitted,
+    forked,
     mask_word,
     nemo_response,
     parse,
@@ -26,6 +25,7 @@ from mt5.infill import (
     words,
 )
 from mt5.languages import examples
+from mt5.results import Span, Token
 from mt5.tokenizer import MASK, Tokenizer
 
 DATA = Path(__file__).parent / "data"
@@ -211,6 +211,23 @@ def test_whatever_the_decoder_writes_every_mask_is_shown(ids: list[int]) -> None
     assert all(span.missing <= (not span.tokens) for span in fill.spans)
     assert MT5.control_ids.isdisjoint(token.id for token in fill.tokens)
     assert fill.text == splice(parse(prompt), [span.text for span in fill.spans])
+
+
+# Choosing another token
+
+
+def test_a_fork_keeps_what_stands_before_the_token() -> None:
+    fill = fill_of(parse("<mask> <mask>"), "", Written((S[0], EST, UND, S[1], UND, EST)), MT5)
+    assert forked(fill, 0, 0, UND) == ((UND,),)
+    assert forked(fill, 0, 1, EST) == ((EST, EST),)
+    assert forked(fill, 1, 1, 7) == ((EST, UND), (UND, 7))
+
+
+@pytest.mark.parametrize(("mask", "position"), [(0, 1), (0, -1), (1, 0), (-1, 0)])
+def test_a_fork_at_a_token_that_is_not_there_is_refused(mask: int, position: int) -> None:
+    fill = fill_of(parse("<mask>"), "", Written((S[0], EST)), MT5)
+    with pytest.raises(PromptError, match="has no token"):
+        forked(fill, mask, position, UND)
 
 
 # Answers

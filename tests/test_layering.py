@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. A part imports from lower lines only; `checkpoint` and `web` are folders.
 LAYERS = (
     ("errors",),
-    ("config", "parallel"),
+    ("config", "parallel", "results", "rules", "settings"),
     ("tokenizer", "languages", "model", "info"),
     ("infill", "corruption", "generate"),
     ("figures", "batch", "network", "checkpoint"),
-    ("ranks",),
+    ("ranks", "codec"),
     ("engine",),
     ("opening",),
     ("__init__",),
@@ -29,12 +29,15 @@ LAYER = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 
 # Closer than the layers: decoding sees a step function, a figure sees results, a page sees an engine.
 ONLY = {
-    "generate": {"errors", "parallel"},
-    "figures": {"errors", "infill"},
+    "generate": {"rules", "settings"},
+    "figures": {"results"},
     "corruption": {"errors", "tokenizer"},
 }
 NEVER_BY_THE_PAGE = {"checkpoint", "model", "network", "parallel", "ranks"}
-LIGHT = {"errors", "config", "languages", "tokenizer", "infill", "corruption", "batch", "figures"}
+LIGHT = {
+    "errors", "config", "languages", "settings", "rules", "results", "tokenizer", "infill", "corruption",
+    "batch", "figures",
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
