@@ -14,7 +14,7 @@ from mt5.errors import PromptError
 from mt5.infill import MaskedPrompt
 from mt5.info import Info
 from mt5.network import Network
-from mt5.results import Fill, Score, Span, Sweep, SweepWord
+from mt5.results import Attention, Fill, Filled, Score, Span, Sweep, SweepWord
 from mt5.rules import Free, Hypothesis, Row
 from mt5.settings import Settings
 from mt5.tokenizer import Tokenizer
@@ -22,6 +22,8 @@ from mt5.tokenizer import Tokenizer
 BATCH = 32
 """Prompts decoded together; more of them are taken in turns, the long with the long."""
 MAX_GENERATED = 1_024
+MOST_WEIGHTS = 2_000_000
+"""Numbers in a map of attention."""
 
 
 class SettingsOptions(TypedDict, total=False):
@@ -136,6 +138,22 @@ class Engine:
                 for (start, end), word, score, fill in zip(places, words, scores, fills, strict=True)
             ),
         )
+
+    def attention(self, filled: Filled) -> Attention:
+        """Cross-attention of a result, found by teacher forcing of its own tokens."""
+        source = self._codec.source(infill.parse(filled.prompt))
+        target = self._codec.target_of(filled)
+        layers = self.config.decoder.num_layers
+        if not target:
+            raise PromptError("The result has no tokens, so there is no attention to show. Fill a prompt.")
+        if (weights := len(source) * len(target) * layers) > MOST_WEIGHTS:
+            raise PromptError(
+                f"The attention of {len(target):,} tokens to {len(source):,} in {layers} layers is "
+                f"{weights:,} numbers; at most {MOST_WEIGHTS:,} are shown. Shorten the prompt."
+            )
+        found = self.network.attention(source, target)
+        pieces = [tuple(map(self.tokenizer.piece, ids)) for ids in (source, target)]
+        return Attention(*pieces, tuple(tuple(tuple(row) for row in layer) for layer in found))
 
     def corrupt(
         self, text: str, *, density: float = 0.15, mean_span: float = 3.0, seed: int = 0

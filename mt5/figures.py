@@ -3,14 +3,19 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import plotly.graph_objects as go
 
-from mt5.results import Token
+from mt5.errors import PromptError
+from mt5.results import Attention, Filled, Sweep, Token
 
 HEIGHT = 300  # pixels: the page does not jump while tokens arrive
+MAP_HEIGHT = 420
+ROW = 24  # of a bar that lies
 MOST_SHOWN = 60  # bars; more cannot be read
+LONGEST_LABEL = 32  # characters
+MISSING = "–"  # in place of a number that is none, or of an answer that was not written
 GRID = "rgba(128, 128, 128, 0.35)"
 SPACE = "▁"  # how a piece spells the space before it
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -24,7 +29,9 @@ COLOURS = (
 
 def step(probability: float) -> int:
     """The colour of a probability, 1 to 10, by its logarithm between 0.1 % and 100 %."""
-    share = 1 - math.log(max(probability, LEAST)) / math.log(LEAST)
+    if not probability > LEAST:  # what is no number is also of the first
+        return 1
+    share = 1 - math.log(probability) / math.log(LEAST)
     return min(int(share * len(COLOURS)) + 1, len(COLOURS))
 
 
@@ -67,28 +74,160 @@ def plain(text: str) -> str:
 def surprise(tokens: Sequence[Token], *, title: str = "Surprise", unit: str = "bits") -> go.Figure:
     """A bar per chip, −log2 of its probability, in the order of writing."""
     shown = joined(tokens)[:MOST_SHOWN]
-    labels = [plain(spelling(piece)) for piece, _ in shown]
-    bits = [max(0.0, sum(token.surprise for token in together)) for _, together in shown]
+    bits = [bits_of(token.log_prob for token in together) for _, together in shown]
+    return _columns([spelling(piece) for piece, _ in shown], bits, title=title, unit=unit)
+
+
+def sweep(result: Sweep, *, title: str = "Surprise of each word", unit: str = "bits") -> go.Figure:
+    """A bar per word, with what the model would have written in its place."""
+    shown = result.words[:MOST_SHOWN]
+    bits = [bits_of([word.score.log_prob]) for word in shown]
+    hover = [f"{word.word} ({word.fill.text.strip()})" for word in shown]
+    return _columns([word.word for word in shown], bits, hover, title=title, unit=unit)
+
+
+def comparison(
+    own: Filled,
+    model: Filled,
+    *,
+    names: tuple[str, str] = ("yours", "the model's"),
+    title: str = "Surprise of each answer",
+    unit: str = "bits",
+) -> go.Figure:
+    """Two bars per gap: an answer, and beside it what the model wrote."""
+    pairs = [
+        pair for both in zip(own.spans, model.spans, strict=True) for pair in zip(both, names, strict=True)
+    ]
+    shown = pairs[:MOST_SHOWN]
+    bits = [bits_of(token.log_prob for token in span.tokens) for span, _ in shown]
+    labels = [f"{span.text.strip() or MISSING}\n{name}" for span, name in shown]
+    return _columns(labels, bits, title=title, unit=unit)
+
+
+def languages(
+    names: Sequence[str],
+    fills: Sequence[Filled],
+    *,
+    percent: Callable[[float], str] = "{:.1%}".format,
+    title: str = "Surprise in each language",
+    unit: str = "bits",
+) -> go.Figure:
+    """A bar per language, from the top, with what fills the gaps and its probability.
+
+    percent: writes a probability, such as 0.25, for the reader.
+    """
+    bits = [bits_of(token.log_prob for token in fill.tokens) for fill in fills]
+    texts = [
+        f"{' · '.join(span.text.strip() for span in fill.spans)}  {_probability(value, percent)}"
+        for fill, value in zip(fills, bits, strict=True)
+    ]
+    numbers = list(range(len(names)))
+    bars = _bars(bits, [plain(_short(text)) for text in texts], names, unit, orientation="h")
+    figure = go.Figure(bars.update(x=bits, y=numbers))
+    _lay_out(figure, title, height=ROW * max(len(names), 4) + 108, left=120)
+    _name(figure.update_yaxes, numbers, names)
+    figure.update_yaxes(range=[len(names) - 0.4, -0.6])
+    # the text beside the longest bar needs room
+    _measure(figure.update_xaxes, unit, [1.8 * value for value in bits if value is not None])
+    return figure
+
+
+def attention(
+    result: Attention,
+    layer: int,
+    *,
+    title: str = "Cross-attention",
+    read: str = "read",
+    written: str = "written",
+    percent: Callable[[float], str] = "{:.1%}".format,
+) -> go.Figure:
+    """A layer's map: a row for every piece written, from the top, a column for every piece read.
+
+    layer: from 0. Dragging zooms. PromptError when there is no such layer.
+    """
+    if not 0 <= layer < len(result.weights):
+        raise PromptError(f"The model has layers 0 to {len(result.weights) - 1}; {layer} is none of them.")
+    weights = result.weights[layer]
+    columns, rows = ([spelling(piece) for piece in pieces] for pieces in (result.source, result.target))
+    hover = [
+        [
+            f"{plain(row)} ← {plain(column)}: {percent(weight)}"
+            for column, weight in zip(columns, line, strict=True)
+        ]
+        for row, line in zip(rows, weights, strict=True)
+    ]
+    last = len(COLOURS) - 1
     figure = go.Figure(
-        go.Bar(
-            x=list(range(len(shown))),
-            y=bits,
-            marker={
-                "color": [COLOURS[step(2**-value) - 1] for value in bits],
-                "line": {"color": "#767676", "width": 1},
-            },
-            text=[f"{value:.1f}" for value in bits],
-            textposition="outside",
-            cliponaxis=False,
-            hovertext=labels,
-            hovertemplate=f"%{{hovertext}}: %{{y:.2f}} {plain(unit)}<extra></extra>",
+        go.Heatmap(
+            z=[[weight if math.isfinite(weight) else None for weight in line] for line in weights],
+            zmin=0,
+            colorscale=[[number / last, colour] for number, colour in enumerate(COLOURS)],
+            colorbar={"thickness": 12, "tickformat": ".0%", "outlinewidth": 0},
+            hovertext=hover,
+            hovertemplate="%{hovertext}<extra></extra>",
         )
     )
+    _lay_out(figure, title, height=MAP_HEIGHT, left=96)
+    figure.update_layout(dragmode="zoom")
+    _name(figure.update_xaxes, list(range(len(columns))), columns)
+    _name(figure.update_yaxes, list(range(len(rows))), rows)
+    figure.update_xaxes(title={"text": plain(read)})
+    figure.update_yaxes(title={"text": plain(written)}, range=[len(rows) - 0.5, -0.5])
+    return figure
+
+
+def bits_of(log_probs: Iterable[float]) -> float | None:
+    """Surprise of tokens together, in bits; None when it is no number that can be drawn."""
+    bits = -sum(log_probs) / math.log(2)
+    return max(0.0, bits) if math.isfinite(bits) else None
+
+
+def _columns(
+    labels: Sequence[str],
+    bits: Sequence[float | None],
+    hover: Sequence[str] | None = None,
+    *,
+    title: str,
+    unit: str,
+) -> go.Figure:
+    """A column for each label, from the left."""
+    numbers = list(range(len(labels)))
+    texts = [MISSING if value is None else f"{value:.1f}" for value in bits]
+    bars = _bars(bits, texts, hover or labels, unit, orientation="v")
+    figure = go.Figure(bars.update(x=numbers, y=bits))
+    _lay_out(figure, title, height=HEIGHT, left=48)
+    _name(figure.update_xaxes, numbers, labels)
+    figure.update_xaxes(range=[-0.6, max(len(labels), 4) - 0.4])
+    _measure(figure.update_yaxes, unit, [1.2 * value for value in bits if value is not None])
+    return figure
+
+
+def _bars(
+    bits: Sequence[float | None], texts: Sequence[str], hover: Sequence[str], unit: str, *, orientation: str
+) -> go.Bar:
+    """Bars whose colours are those of the probabilities; where they stand is not yet said."""
+    length = "y" if orientation == "v" else "x"
+    return go.Bar(
+        orientation=orientation,
+        marker={
+            "color": [COLOURS[step(0.0 if value is None else 2**-value) - 1] for value in bits],
+            "line": {"color": "#767676", "width": 1},
+        },
+        text=texts,
+        textposition="outside",
+        cliponaxis=False,
+        hovertext=[plain(text) for text in hover],
+        hovertemplate=f"%{{hovertext}}: %{{{length}:.2f}} {plain(unit)}<extra></extra>",
+    )
+
+
+def _lay_out(figure: go.Figure, title: str, *, height: int, left: int) -> None:
+    """What all figures have in common; sizes in pixels."""
     figure.update_layout(
         template="none",
-        height=HEIGHT,
+        height=height,
         title={"text": plain(title), "x": 0, "xref": "paper", "font": {"size": 14}},
-        margin={"l": 48, "r": 12, "t": 44, "b": 64},
+        margin={"l": left, "r": 12, "t": 44, "b": 64},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
@@ -96,16 +235,29 @@ def surprise(tokens: Sequence[Token], *, title: str = "Surprise", unit: str = "b
         bargap=0.35,
         dragmode=False,
     )
-    figure.update_xaxes(
-        tickvals=list(range(len(shown))),
-        ticktext=labels,
-        range=[-0.6, max(len(shown), 4) - 0.4],
+
+
+def _name(update_axes: Callable[..., object], numbers: Sequence[int], labels: Sequence[str]) -> None:
+    """Write the labels along an axis, of very many every second, third, …"""
+    every = -(-len(labels) // MOST_SHOWN) or 1
+    texts = [plain(_short(label)).replace("\n", "<br>") for label in labels]
+    update_axes(
+        tickvals=list(numbers)[::every],
+        ticktext=texts[::every],
         showgrid=False,
-    )
-    figure.update_yaxes(
-        title={"text": plain(unit)},
-        gridcolor=GRID,
         zeroline=False,
-        range=[0, max([1.0, *bits]) * 1.2],
+        automargin=True,
     )
-    return figure
+
+
+def _measure(update_axes: Callable[..., object], unit: str, ends: Sequence[float]) -> None:
+    """Write bits along an axis."""
+    update_axes(title={"text": plain(unit)}, gridcolor=GRID, zeroline=False, range=[0, max([1.2, *ends])])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+
+
+def _probability(bits: float | None, percent: Callable[[float], str]) -> str:
+    return MISSING if bits is None else percent(2**-bits)

@@ -269,10 +269,12 @@ class MT5(nn.Module):
             [layer.cross_attention.keys_values(memory) for layer in self.decoder.layers], source_mask
         )
 
-    def decode(self, target: Tensor, cache: Cache) -> Tensor:
+    def decode(self, target: Tensor, cache: Cache, attended: list[Tensor] | None = None) -> Tensor:
         """Run the decoder over new target ids, [batch, new], that follow those already in the cache.
 
-        Returns the hidden states of the new positions, [batch, new, d_model].
+        attended: a list to which the cross-attention weights of every layer are added, the mean of this
+        rank's heads, [batch, new, source]. Returns the hidden states of the new positions,
+        [batch, new, d_model].
         """
         new, length = target.shape[1], cache.length + target.shape[1]
         x = self._embed(
@@ -287,9 +289,10 @@ class MT5(nn.Module):
             normed = layer.self_attention_norm(x)
             keys, values = cache.append(number, *layer.self_attention.keys_values(normed))
             x = x + layer.self_attention(normed, keys, values, keep, bias)
-            x = x + layer.cross_attention(
-                layer.cross_attention_norm(x), *cache.memory_keys_values[number], memory_keep, None
-            )
+            normed, (keys, values) = layer.cross_attention_norm(x), cache.memory_keys_values[number]
+            if attended is not None:
+                attended.append(layer.cross_attention.weights(normed, keys, memory_keep, None).mean(1))
+            x = x + layer.cross_attention(normed, keys, values, memory_keep, None)
             x = x + layer.feed_forward(layer.feed_forward_norm(x))
         cache.length += new
         return self.decoder.final_norm(x)

@@ -69,6 +69,21 @@ class Network:
             for t, v, r, b in zip(targets, values, ranks, best, strict=True)
         ]
 
+    @torch.inference_mode()
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> list[list[list[float]]]:
+        """Cross-attention while `target` was written, heads averaged: weights[layer][target][source].
+
+        Its row for a token is that of the position which predicts it; each row sums to 1.
+        """
+        model = self.model
+        ids = torch.tensor([[model.config.start_id, *target[:-1]]], device=self.device)
+        cache = model.start(model.encode(torch.tensor([list(source)], device=self.device)))
+        attended: list[Tensor] = []
+        model.decode(ids, cache, attended)
+        # every rank averaged as many heads
+        weights = model.shard.sum(torch.cat(attended)) / model.shard.size
+        return weights.tolist()
+
     def _batch(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
         """Pad to one length: ids [batch, source] and a mask like it, None when nothing is padded."""
         lengths = torch.tensor([len(source) for source in sources], device=self.device)

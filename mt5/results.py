@@ -132,3 +132,16 @@ class Sweep:
 
     text: str
     words: tuple[SweepWord, ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where the decoder looked while it wrote, heads averaged.
+
+    source: the pieces that the encoder read. target: the pieces written, sentinels included.
+    weights: [layer][target][source], from the first layer; each row sums to 1.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    weights: tuple[tuple[tuple[float, ...], ...], ...]

@@ -190,6 +190,40 @@ def test_given_tokens_are_those_of_one_prompt(embedded):
         embedded.fill([PARIS, PARIS], given=[[500]])
 
 
+# Attention
+
+
+def test_attention_has_a_row_for_every_token_written_and_a_column_for_every_one_read(embedded):
+    fill = embedded.fill(TWO)
+    attention = embedded.attention(fill)
+    assert attention.source == (*fill.masked_input.split(" "), "</s>")
+    first, second = (tuple(token.piece for token in span.tokens) for span in fill.spans)
+    names = [embedded.tokenizer.piece(id_) for id_ in embedded.tokenizer.sentinels[:2]]
+    assert attention.target == (names[0], *first, names[1], *second)
+    assert len(attention.weights) == embedded.config.decoder.num_layers
+    for row in (row for layer in attention.weights for row in layer):
+        assert len(row) == len(attention.source)
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+
+
+def test_attention_of_answers_is_that_of_the_same_tokens_filled(embedded):
+    fill = embedded.fill(PARIS)
+    assert embedded.attention(embedded.score(PARIS, fill.spans)) == embedded.attention(fill)
+
+
+def test_masks_that_were_never_written_have_no_attention(embedded):
+    fill = embedded.fill("<mask> " * 60, guided=False, max_new_tokens=1)
+    written = sum(1 + len(span.tokens) for span in fill.spans if not span.missing)
+    assert len(embedded.attention(fill).target) == written < 60
+
+
+def test_a_map_that_nobody_could_read_is_refused(embedded, monkeypatch):
+    fill = embedded.fill(PARIS)
+    monkeypatch.setattr("mt5.engine.MOST_WEIGHTS", 30)
+    with pytest.raises(mt5.PromptError, match="at most 30"):
+        embedded.attention(fill)
+
+
 def test_alternatives_are_sorted_and_leave_the_chosen_token_out(embedded):
     token = embedded.fill(PARIS, num_alternatives=7).tokens[0]
     values = [other.log_prob for other in token.alternatives]

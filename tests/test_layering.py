@@ -30,7 +30,7 @@ LAYER = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 # Closer than the layers: decoding sees a step function, a figure sees results, a page sees an engine.
 ONLY = {
     "generate": {"rules", "settings"},
-    "figures": {"results"},
+    "figures": {"errors", "results"},
     "corruption": {"errors", "tokenizer"},
 }
 NEVER_BY_THE_PAGE = {"checkpoint", "model", "network", "parallel", "ranks"}

@@ -10,6 +10,7 @@ from mt5.checkpoint import open_checkpoint
 from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
 from mt5.errors import CheckpointError
 from mt5.model import MT5, bucket
+from mt5.network import Network
 
 CPU = torch.device("cpu")
 SHAPES = [
@@ -61,6 +62,34 @@ def test_logits_of_the_embedded_model_are_those_of_transformers(request):
     reference = MT5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     model = open_checkpoint(folder).load(dtype=torch.float32, device=CPU)
     assert difference(reference, model, 16_384) < 1e-4
+
+
+def test_cross_attention_is_that_of_transformers(request):
+    folder = request.config.rootpath / "tests" / "data" / "hf_tiny_mt5"
+    reference = MT5ForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    network = Network(open_checkpoint(folder).load(dtype=torch.float32, device=CPU), CPU)
+    source, target = [5, 300, 41, 7, 99, 1], [999, 17, 400, 998, 3]
+    with torch.inference_mode():
+        expected = reference(
+            input_ids=torch.tensor([source]),
+            decoder_input_ids=torch.tensor([[0, *target[:-1]]]),
+            output_attentions=True,
+        ).cross_attentions
+    found = torch.tensor(network.attention(source, target))
+    assert found.shape == (len(expected), len(target), len(source))
+    for layer, weights in zip(found, expected, strict=True):
+        # float32 sums in another order
+        assert torch.allclose(layer, weights[0].mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "nemo"])
+def test_rows_of_cross_attention_sum_to_one(name):
+    model = built(VARIANTS[name])
+    weights = torch.tensor(Network(model, CPU).attention(ids(7).tolist(), ids(5, seed=1).tolist()))
+    assert weights.shape == (len(model.decoder.layers), 5, 7)
+    assert torch.allclose(weights.sum(-1), torch.ones(len(weights), 5), atol=1e-5)
 
 
 def stack(**changes):
