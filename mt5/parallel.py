@@ -6,6 +6,7 @@ shard, of size one, every layer is the ordinary one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -48,6 +49,30 @@ class Shard:
         return parts
 
 
+BLOCK = 256
+"""Rows of a weight that are converted at a time: they stay in a core's cache."""
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ, in the dtype of x: [..., inputs], [outputs, inputs] -> [..., outputs].
+
+    A processor without bfloat16 units multiplies float32 several times as fast, so the weight is converted
+    on the way, a block at a time: no whole copy of it is ever made. A single row goes by another kernel,
+    which does the same within its registers.
+    """
+    slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not _bfloat16_units()
+    if weight.dtype == x.dtype and not (slow and x.numel() > x.shape[-1]):
+        return F.linear(x, weight)
+    wide = x.float() if slow else x
+    blocks = [F.linear(wide, block.to(wide.dtype)) for block in weight.split(BLOCK)]
+    return torch.cat(blocks, -1).to(x.dtype)
+
+
+@cache
+def _bfloat16_units() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class ColumnLinear(nn.Module):
     """x Wᵀ + b with W cut by output feature: every rank makes its own columns of the result."""
 
@@ -59,7 +84,8 @@ class ColumnLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(shard.part(outputs))) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        y = product(x, self.weight)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
 class RowLinear(nn.Module):
@@ -74,7 +100,7 @@ class RowLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        total = self.shard.sum(F.linear(x, self.weight.to(x.dtype)))
+        total = self.shard.sum(product(x, self.weight))
         # after the all-reduce; inside it, every rank would add the bias once
         return total if self.bias is None else total + self.bias.to(x.dtype)
 

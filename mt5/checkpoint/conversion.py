@@ -23,7 +23,7 @@ from mt5.checkpoint.nemo import NemoArchive, cut_dimension, is_weights, open_nem
 from mt5.checkpoint.nemo_config import CONFIG as NEMO_CONFIG
 from mt5.checkpoint.nemo_config import MAX_CONFIG, padded_rows
 from mt5.checkpoint.opening import Checkpoint, open_checkpoint
-from mt5.checkpoint.weights import Lazy, check_unchanged, padded
+from mt5.checkpoint.weights import Lazy, check_unchanged, narrow, padded, whole
 from mt5.errors import CheckpointError
 from mt5.parallel import Shard
 
@@ -167,14 +167,14 @@ def _shard(nemo: NemoArchive, shard: Shard, dtype: torch.dtype | None) -> "Order
         if tensor not in made:
             dim = cut_dimension(name)
             if dim is None:
-                part = tensor.narrow(0, 0, tensor.shape[0])
+                part = whole(tensor)
             elif tensor.shape[0] == nemo.config.padded_vocab_size and (
                 "word_embeddings" in name or "tokens_head" in name
             ):
                 part = padded(tensor, shard.span(rows))
             else:
                 span = shard.span(tensor.shape[dim])
-                part = tensor.narrow(dim, span.start, span.stop)
+                part = narrow(tensor, dim, span.start, span.stop)
             made[tensor] = part.to(dtype or tensor.dtype)
         state[name] = made[tensor]
     return state

@@ -1,14 +1,22 @@
 """Files that are read in places, and named when they are not what they should be."""
 
 import io
+import math
+import mmap
 import os
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
+import torch
+from torch import Tensor
 from typing_extensions import Buffer
 
 from mt5.errors import CheckpointError
+
+MADV_POPULATE_READ = 22
+"""Linux 5.14: read pages in and map them; Python does not name it."""
 
 
 class File:
@@ -51,6 +59,22 @@ class File:
         data = bytearray(size)
         self.read_into(memoryview(data), offset)
         return bytes(data)
+
+    def mapped(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+        """Numbers from byte `offset`, seen where they lie; None where they do not lie at whole numbers.
+
+        Pages are read now, so that none is waited for later. Writing to the tensor does not write the file.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        if offset % dtype.itemsize or not size:
+            return None
+        first = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        pages = mmap.mmap(self.descriptor, offset + size - first, access=mmap.ACCESS_COPY, offset=first)
+        with suppress(OSError, AttributeError):  # a kernel that cannot will read them when they are used
+            pages.madvise(mmap.MADV_WILLNEED)
+            pages.madvise(MADV_POPULATE_READ)
+        numbers = torch.frombuffer(pages, dtype=dtype, count=math.prod(shape), offset=offset - first)
+        return numbers.view(shape)
 
     def check_unchanged(self) -> None:
         """CheckpointError when the file was written to since it was opened: old and new may be mixed."""

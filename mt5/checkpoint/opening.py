@@ -1,7 +1,7 @@
 """Find out what a path holds, and load it into a network."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,18 +59,38 @@ class Checkpoint:
                     digest.update(block)
         return digest.hexdigest()
 
-    def check(self) -> None:
-        """CheckpointError names every weight that is missing, odd or misshaped."""
+    def check(self, ranks: int = 1) -> None:
+        """CheckpointError names every weight that is missing, odd or misshaped, or cannot be cut so often."""
         loading.check(self.weights, self._empty(Shard()), str(self.path))
+        if ranks > 1:
+            self._empty(Shard(0, ranks))
 
     def check_unchanged(self) -> None:
         """CheckpointError when a file was written to since it was opened."""
         loading.check_unchanged(self.weights.values())
 
-    def load(self, *, dtype: torch.dtype, device: torch.device, shard: Shard = Shard()) -> MT5:
-        """The network of one shard. CheckpointError names every weight that is missing, odd or misshaped."""
+    def load(
+        self,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        shard: Shard = Shard(),
+        in_place: bool = False,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> MT5:
+        """The network of one shard. CheckpointError names every weight that is missing, odd or misshaped.
+
+        in_place, progress: see weights.load.
+        """
         self.check()
-        model = loading.load(self.weights, self._empty(shard), dtype=dtype, device=device)
+        model = loading.load(
+            self.weights,
+            self._empty(shard),
+            dtype=dtype,
+            device=device,
+            in_place=in_place,
+            progress=progress,
+        )
         self.check_unchanged()
         return model.eval()
 

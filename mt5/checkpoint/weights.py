@@ -1,7 +1,10 @@
 """Weights on their way from a file into a network: looked at lazily, joined, unfused, cut, checked."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +14,9 @@ from torch import Tensor, nn
 from mt5.checkpoint.file import File
 from mt5.errors import CheckpointError
 from mt5.model import MT5
+
+LARGE = 1 << 22
+"""Bytes from which a tensor gets pages of its own."""
 
 COMPARED = 1 << 20
 """So many numbers are compared at a time."""
@@ -26,8 +32,8 @@ class Lazy(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> torch.dtype: ...
-    def narrow(self, dim: int, start: int, stop: int) -> Tensor:
-        """The part [start, stop) along a dimension."""
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        """Fill `out`, which has this dtype, with the part of a dimension that begins at `start`."""
         ...
 
 
@@ -44,15 +50,17 @@ class FileTensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def narrow(self, dim: int, start: int, stop: int) -> Tensor:
-        if dim:  # its rows are scattered: read all of it and keep a part
-            return self.narrow(0, 0, self.shape[0]).narrow(dim, start, stop - start).contiguous()
-        out = torch.empty(stop - start, *self.shape[1:], dtype=self.dtype)
-        row = out.nbytes // max(stop - start, 1)
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        if dim or not out.is_contiguous():  # its numbers are scattered: read all of them and keep a part
+            rows = slice(start, start + out.shape[0]) if dim == 0 else slice(0, self.shape[0])
+            part = empty((rows.stop - rows.start, *self.shape[1:]), self.dtype)
+            self.read_into(part, 0, rows.start)
+            out.copy_(part.narrow(dim, start, out.shape[dim]) if dim else part)
+            return
+        row = self.nbytes // max(self.shape[0], 1)
         # by way of bytes: numpy and the buffer protocol know no bfloat16
         view = memoryview(out.view(-1).view(torch.uint8).numpy())
         self.file.read_into(view, self.offset + start * row)
-        return out
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,9 @@ class StridedTensor:
     def dtype(self) -> torch.dtype:
         return self.numbers.dtype
 
-    def narrow(self, dim: int, start: int, stop: int) -> Tensor:
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
         tensor = whole(self.numbers).as_strided(self.shape, self.stride)
-        return tensor.narrow(dim, start, stop - start).contiguous()
+        out.copy_(tensor.narrow(dim, start, out.shape[dim]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +94,8 @@ class Held:
     def dtype(self) -> torch.dtype:
         return self.tensor.dtype
 
-    def narrow(self, dim: int, start: int, stop: int) -> Tensor:
-        return self.tensor.narrow(dim, start, stop - start).clone()
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        out.copy_(self.tensor.narrow(dim, start, out.shape[dim]))
 
 
 @dataclass(frozen=True)
@@ -107,16 +115,16 @@ class Joined:
     def dtype(self) -> torch.dtype:
         return self.parts[0].dtype
 
-    def narrow(self, dim: int, start: int, stop: int) -> Tensor:
-        if dim != self.dim:
-            return torch.cat([part.narrow(dim, start, stop) for part in self.parts], self.dim)
-        found, first = [], 0
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        first, stop = 0, start + out.shape[dim]
         for part in self.parts:
-            last = first + part.shape[dim]
-            if first < stop and start < last:
-                found.append(part.narrow(dim, max(start - first, 0), min(stop, last) - first))
+            last = first + part.shape[self.dim]
+            if dim != self.dim:
+                part.read_into(out.narrow(self.dim, first, last - first), dim, start)
+            elif first < stop and start < last:
+                a, b = max(first, start), min(last, stop)
+                part.read_into(out.narrow(dim, a - start, b - a), dim, a - first)
             first = last
-        return found[0] if len(found) == 1 else torch.cat(found, dim)
 
 
 @dataclass(frozen=True)
@@ -139,11 +147,31 @@ class Unfused:
     def dtype(self) -> torch.dtype:
         return self.fused.dtype
 
-    def narrow(self, dim: int, start: int, stop: int) -> Tensor:
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
         if dim:
-            return self.narrow(0, 0, self.shape[0]).narrow(dim, start, stop - start).contiguous()
-        rows = self.fused.narrow(0, start * self.count, stop * self.count)
-        return rows.unflatten(0, (-1, self.count, self.d_kv))[:, self.number].flatten(0, 1).contiguous()
+            out.copy_(whole(self).narrow(dim, start, out.shape[dim]))
+            return
+        for row in range(0, out.shape[0], self.d_kv):
+            fused = (start + row) * self.count + self.number * self.d_kv
+            self.fused.read_into(out[row : row + self.d_kv], 0, fused)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor without numbers; a large one on large pages where Linux has them, which are filled faster."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return torch.empty(shape, dtype=dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError, AttributeError):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def narrow(tensor: Lazy, dim: int, start: int, stop: int) -> Tensor:
+    """The part [start, stop) along a dimension."""
+    out = empty((*tensor.shape[:dim], stop - start, *tensor.shape[dim + 1 :]), tensor.dtype)
+    tensor.read_into(out, dim, start)
+    return out
 
 
 def files(tensor: Lazy) -> Iterator[File]:
@@ -167,16 +195,17 @@ def check_unchanged(weights: Iterable[Lazy]) -> None:
 
 
 def whole(tensor: Lazy) -> Tensor:
-    return tensor.narrow(0, 0, tensor.shape[0])
+    return narrow(tensor, 0, 0, tensor.shape[0])
 
 
 def padded(tensor: Lazy, rows: slice) -> Tensor:
     """Some rows of a tensor; those beyond its end are zero."""
     stop = min(rows.stop, tensor.shape[0])
     start = min(rows.start, stop)
-    part = tensor.narrow(0, start, stop)
-    missing = rows.stop - rows.start - len(part)
-    return torch.cat([part, part.new_zeros(missing, *tensor.shape[1:])]) if missing else part
+    out = empty((rows.stop - rows.start, *tensor.shape[1:]), tensor.dtype)
+    tensor.read_into(out[: stop - start], 0, start)
+    out[stop - start :] = 0
+    return out
 
 
 def same(one: Lazy, other: Lazy) -> bool:
@@ -187,7 +216,7 @@ def same(one: Lazy, other: Lazy) -> bool:
         return False
     rows = max(1, COMPARED // max(1, math.prod(one.shape[1:])))
     return all(
-        torch.equal(one.narrow(0, start, stop), other.narrow(0, start, stop))
+        torch.equal(narrow(one, 0, start, stop), narrow(other, 0, start, stop))
         for start in range(0, one.shape[0], rows)
         for stop in [min(start + rows, one.shape[0])]
     )
@@ -225,11 +254,40 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def mapped(tensor: Lazy, dim: int, start: int, stop: int) -> Tensor | None:
+    """The part [start, stop) along a dimension as a view of its file's pages, which are not copied.
+
+    None where the part does not lie there in one piece. Whoever shortens the file kills who looks at it.
+    """
+    match tensor:
+        case FileTensor() if (dim, start, stop) == (dim, 0, tensor.shape[dim]) or dim == 0:
+            first, rows = (start, stop - start) if dim == 0 else (0, tensor.shape[0])
+            row = tensor.nbytes // max(tensor.shape[0], 1)
+            return tensor.file.mapped(tensor.offset + first * row, (rows, *tensor.shape[1:]), tensor.dtype)
+        case Joined() if dim == tensor.dim:
+            first = 0
+            for part in tensor.parts:
+                if first <= start and stop <= first + part.shape[dim]:
+                    return mapped(part, dim, start - first, stop - first)
+                first += part.shape[dim]
+    return None
+
+
 @torch.no_grad()
-def load(weights: Mapping[str, Lazy], model: MT5, *, dtype: torch.dtype, device: torch.device) -> MT5:
+def load(
+    weights: Mapping[str, Lazy],
+    model: MT5,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    in_place: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> MT5:
     """Fill a network that was built on the meta device with this rank's part of the weights.
 
     Norms stay in float32 beside float16 weights, because then activations are float32.
+    in_place: look at weights where they lie in their file instead of copying them, where that can be done.
+    progress: called with the share of the numbers that are there, 0 to 1, from any thread.
     """
     partition, shard = model.partition(), model.shard
     norms = {
@@ -238,18 +296,28 @@ def load(weights: Mapping[str, Lazy], model: MT5, *, dtype: torch.dtype, device:
         if isinstance(module, nn.RMSNorm | nn.LayerNorm)
         for name, _ in module.named_parameters()
     }
-    for name, parameter in list(model.named_parameters()):
+
+    def part(name: str, parameter: Tensor) -> Tensor:
         tensor, dim = weights[name], partition[name]
-        if dim is None:
-            cut = whole(tensor)
-        elif dim == 0:
-            # a vocabulary that does not divide over the ranks gets more rows than are stored
-            cut = padded(tensor, shard.span(parameter.shape[0] * shard.size))
-        else:
-            span = shard.span(tensor.shape[dim])
-            cut = tensor.narrow(dim, span.start, span.stop)
+        rows = tensor.shape[0] if dim is None else parameter.shape[dim] * shard.size
+        span = slice(0, rows) if dim is None else shard.span(rows)
         kept = torch.float32 if dtype == torch.float16 and name in norms else dtype
-        path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
-        setattr(module, leaf, nn.Parameter(cut.to(device=device, dtype=kept), requires_grad=False))
+        view = None
+        if in_place and kept == tensor.dtype and span.stop <= tensor.shape[dim or 0]:
+            view = mapped(tensor, dim or 0, span.start, span.stop)
+        if view is not None:
+            return view.to(device)
+        # a vocabulary that does not divide over the ranks gets more rows than are stored
+        cut = narrow(tensor, dim, span.start, span.stop) if dim else padded(tensor, span)
+        return cut.to(device=device, dtype=kept)
+
+    parameters = dict(model.named_parameters())
+    total, done = sum(parameter.numel() for parameter in parameters.values()), 0
+    # reading and converting leave Python's lock alone, so a thread per core is worth it
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for name, cut in zip(parameters, threads.map(part, parameters, parameters.values()), strict=True):
+            path, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(path), leaf, nn.Parameter(cut, requires_grad=False))
+            done += cut.numel()
+            progress(done / total)
     return model
