@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mt5.config import ModelConfig, StackConfig
-from mt5.parallel import ColumnLinear, RowLinear, Shard, VocabularyEmbedding, VocabularyLogProbs
+from mt5.parallel import (
+    ColumnLinear,
+    RowLinear,
+    Shard,
+    VocabularyEmbedding,
+    VocabularyLogProbs,
+    product,
+)
 
 NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
 ACTIVATIONS = {
@@ -376,9 +383,8 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         weight = embedding if self.weight is None else self.weight
-        return F.linear(
-            hidden, weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden.dtype)
-        )
+        logits = product(hidden, weight)
+        return logits if self.bias is None else logits + self.bias.to(hidden.dtype)
 
 
 def _initial_std(path: str, module: nn.Module, config: ModelConfig) -> float:
