@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from mt5.errors import CheckpointError, PromptError
 
 if TYPE_CHECKING:  # everything heavy is imported by the command that needs it
     from mt5.engine import Engine
-    from mt5.infill import Fill, Span
+    from mt5.results import Fill, Span
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "model"
 
@@ -139,7 +138,7 @@ def fill(
         if output is OutputFormat.nemo:
             show(engine.nemo_response(chosen, tokens_to_generate=tokens))
             return
-        from mt5.generate import Settings
+        from mt5.settings import Settings
 
         settings = Settings(
             strategy=strategy.value,
@@ -179,9 +178,9 @@ def score(
     """Score your own answers: probability and rank of every token."""
     with opened(checkpoint, tensor_parallel, dtype) as engine:
         result = engine.score(prompt, answers)
-    if as_json:
-        show(asdict(result) | {"log_prob": result.log_prob, "perplexity": result.perplexity})
-        return
+        if as_json:
+            show(engine.record(result, {"answers": answers}))
+            return
     typer.echo(result.text)
     for span in result.spans:
         describe(span)
@@ -199,9 +198,9 @@ def sweep(
     """Mask every word in turn: how surprising it was, and what the model would have written."""
     with opened(checkpoint, tensor_parallel, dtype) as engine:
         result = engine.sweep(text)
-    if as_json:
-        show(asdict(result))
-        return
+        if as_json:
+            show(engine.record(result, {}))
+            return
     for word in result.words:
         typer.echo(
             f"{word.word:<20} {percent(word.score.log_prob)}"
@@ -223,9 +222,9 @@ def corrupt(
     """Span corruption, the task that T5 trains on: input and target."""
     with opened(checkpoint, tensor_parallel, dtype) as engine:
         result = engine.corrupt(text, density=density, mean_span=mean_span, seed=seed)
-    if as_json:
-        show(asdict(result))
-        return
+        if as_json:
+            show(engine.record(result, {"density": density, "mean_span": mean_span, "seed": seed}))
+            return
     typer.echo(f"input:  {result.source_text}\ntarget: {result.target_text}")
 
 
@@ -264,8 +263,8 @@ def languages(
     as_json: AsJson = False,
 ) -> None:
     """Fill an example in each of the 24 languages, in one batch."""
-    from mt5.generate import Settings
     from mt5.languages import LANGUAGES, examples
+    from mt5.settings import Settings
 
     firsts = [
         next(example for example in examples() if example.language == language.code) for language in LANGUAGES
@@ -289,7 +288,7 @@ def info(
 ) -> None:
     """What a checkpoint holds."""
     with opened(checkpoint, tensor_parallel, dtype) as engine:
-        facts = asdict(engine.info)
+        facts = engine.info.facts()
     if as_json:
         show(facts)
         return

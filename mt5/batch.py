@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 from mt5.errors import PromptError
-from mt5.infill import Fill
+from mt5.results import Fill, finite
 
 MAX_ROWS = 10_000
 MAX_LINE = 65_536
@@ -114,7 +114,7 @@ def _fill_block(rows: Sequence[Record], filler: Filler) -> list[Record]:
         | {
             "text": fill.text,
             "spans": [span.text for span in fill.spans],
-            "log_prob": fill.log_prob,
+            "log_prob": finite(fill.log_prob),
             "error": "",
         }
         for row, fill in zip(rows, fills, strict=True)

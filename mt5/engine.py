@@ -1,10 +1,8 @@
 """A loaded model that answers requests."""
 
-import math
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 from mt5 import corruption, infill
@@ -14,6 +12,7 @@ from mt5.errors import PromptError
 from mt5.infill import MaskedPrompt
 from mt5.info import Info
 from mt5.network import Network
+from mt5.record import Result, record
 from mt5.results import Attention, Fill, Filled, Score, Span, Sweep, SweepWord
 from mt5.rules import Free, Hypothesis, Row
 from mt5.settings import Settings
@@ -234,44 +233,11 @@ class Engine:
         ids = (self.config.start_id, *written.ids)
         return infill.nemo_response(prompt, source, ids, log_probs, self.tokenizer)
 
-    def record(self, fill: Fill, settings: Settings) -> dict[str, Any]:
-        """A result for JSON: the model card's shape, log-probabilities rightly paired, and the spans."""
-        spans = [
-            {
-                "mask": span.mask,
-                "text": span.text,
-                "log_prob": _finite(span.log_prob),
-                "missing": span.missing,
-                "truncated": span.truncated,
-                "tokens": [
-                    {
-                        "id": token.id,
-                        "piece": token.piece,
-                        "log_prob": _finite(token.log_prob),
-                        "alternatives": [
-                            [other.piece, _finite(other.log_prob)] for other in token.alternatives
-                        ],
-                    }
-                    for token in span.tokens
-                ],
-            }
-            for span in fill.spans
-        ]
-        model = {key: value for key, value in asdict(self.info).items() if key not in ("config", "path")}
-        return {
-            "prompt": fill.prompt,
-            "completion": {
-                "text": fill.completion,
-                "tokens": [[token.id, token.piece, _finite(token.log_prob)] for token in fill.tokens],
-            },
-            "masked_input": fill.masked_input,
-            "text": fill.text,
-            "log_prob": _finite(fill.log_prob),
-            "spans": spans,
-            "candidates": [{"text": one.text, "log_prob": _finite(one.log_prob)} for one in fill.candidates],
-            "model": model,
-            "settings": asdict(settings),
-        }
+    def record(
+        self, result: Result, settings: Settings | Mapping[str, Any], given: Given = ()
+    ) -> dict[str, Any]:
+        """A result for JSON, with the model, the settings and the tokens given: see record.record."""
+        return record(result, self.info, settings, given)
 
     def _states(
         self,
@@ -325,8 +291,3 @@ def _listed(prompt: str | Sequence[str]) -> list[str]:
     if not isinstance(prompt, Sequence):
         raise PromptError(f"The prompt is {type(prompt).__name__}, expected text or a list of texts.")
     return list(prompt)
-
-
-def _finite(value: float) -> float | None:
-    """The number itself, None where JSON has no word for it."""
-    return value if math.isfinite(value) else None

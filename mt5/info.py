@@ -1,6 +1,9 @@
 """Facts about a loaded engine."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
 
 from mt5.config import ModelConfig
 
@@ -11,7 +14,7 @@ class Info:
 
     format: "huggingface", "nemo" or "mt5-infilling". dtype: of the weights in memory; stored_dtype: in the
     checkpoint. stored_tensor_parallel: shards in the checkpoint. vocabulary: ids that can be predicted,
-    padded_vocabulary: rows of the embedding. sha256: of the files with the weights.
+    padded_vocabulary: rows of the embedding. digest: finds `sha256`.
     """
 
     name: str
@@ -25,5 +28,15 @@ class Info:
     stored_tensor_parallel: int
     vocabulary: int
     padded_vocabulary: int
-    sha256: str
     config: ModelConfig
+    digest: Callable[[], str] = field(repr=False, compare=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the files with the weights; found on first use, since that reads all of them."""
+        return self.digest()
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as plain values, `sha256` included."""
+        facts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "digest"}
+        return facts | {"sha256": self.sha256, "config": asdict(self.config)}

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from mt5.checkpoint import open_checkpoint
+from mt5.checkpoint.digest import Digest
 from mt5.engine import Engine
 from mt5.errors import CheckpointError
 from mt5.info import Info
@@ -48,8 +49,8 @@ def open(path: str | Path, *, tensor_parallel: int = 1, dtype: str = "auto", dev
         stored_tensor_parallel=checkpoint.tensor_parallel,
         vocabulary=checkpoint.config.vocab_size,
         padded_vocabulary=checkpoint.config.padded_vocab_size,
-        sha256=checkpoint.sha256,
         config=checkpoint.config,
+        digest=Digest(checkpoint.files),
     )
     return Engine(network, checkpoint.tokenizer, info)
 

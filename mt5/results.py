@@ -71,6 +71,11 @@ def perplexity(tokens: Sequence[Token]) -> float:
     return math.exp(surprise) if surprise < LARGEST_SURPRISE else math.inf
 
 
+def finite(value: float) -> float | None:
+    """The number itself; None for infinity and for what is no number, which JSON has no word for."""
+    return value if math.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Filled:
     """A prompt with its masks filled.

@@ -61,17 +61,23 @@ def test_beam_prints_as_many_results_as_asked_for():
 def test_score_prints_probability_and_rank():
     output = run("score", PARIS, "Berlin")
     assert "rank" in output and "perplexity" in output
-    assert json.loads(run("score", PARIS, "Berlin", "--json"))["spans"][0]["tokens"][0]["rank"] > 1
+    record = json.loads(run("score", PARIS, "Berlin", "--json"))
+    assert record["spans"][0]["tokens"][0]["rank"] > 1 and record["perplexity"] > 1
+    assert record["settings"] == {"answers": ["Berlin"]} and len(record["model"]["sha256"]) == 64
 
 
 def test_sweep_has_a_line_for_every_word():
     assert len(run("sweep", "Paris est belle.").splitlines()) == 3
-    assert len(json.loads(run("sweep", "Paris est belle.", "--json"))["words"]) == 3
+    record = json.loads(run("sweep", "Paris est belle.", "--json"))
+    assert [word["word"] for word in record["words"]] == ["Paris", "est", "belle"] and record["version"]
 
 
 def test_corrupt_prints_input_and_target():
     output = run("corrupt", "The small boat crossed the river before the storm.", "--seed", "3")
     assert output.startswith("input:") and "<extra_id_0>" in output.splitlines()[1]
+    record = json.loads(run("corrupt", "The small boat crossed the river.", "--seed", "3", "--json"))
+    assert record["settings"] == {"density": 0.15, "mean_span": 3.0, "seed": 3}
+    assert record["target"][-1] == 1 and record["model"]["name"]
 
 
 def test_languages_fills_one_example_in_each():

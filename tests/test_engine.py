@@ -1,7 +1,9 @@
 """The engine on the embedded model: what it promises, not how well the model was trained."""
 
+import hashlib
 import json
 import math
+import shutil
 import threading
 
 import pytest
@@ -283,6 +285,28 @@ def test_a_record_is_strict_json_with_the_cards_shape(embedded):
     [id_, piece, log_prob] = parsed["completion"]["tokens"][0]
     assert piece == "▁Paris" and log_prob < 0 and embedded.tokenizer.piece(id_) == piece
     assert len(parsed["model"]["sha256"]) == 64
+
+
+def test_opening_does_not_read_the_weights_once_more_for_their_hash(tmp_path):
+    folder = shutil.copytree("tests/data/hf_tiny_mt5", tmp_path / "model")
+    weights = folder / "model.safetensors"
+    expected = hashlib.sha256(weights.read_bytes()).hexdigest()
+    with mt5.open(folder) as engine:
+        assert "sha256" not in vars(engine.info)
+        weights.rename(folder / "old")  # another checkpoint takes the name
+        weights.write_bytes(b"other")
+        assert engine.info.sha256 == expected
+    with mt5.open("tests/data/hf_tiny_mt5") as engine:
+        assert engine.info.sha256 == expected
+
+
+def test_a_checkpoint_that_was_written_to_has_no_hash_any_more(tmp_path):
+    folder = shutil.copytree("tests/data/hf_tiny_mt5", tmp_path / "model")
+    with mt5.open(folder) as engine:
+        with (folder / "model.safetensors").open("ab") as file:
+            file.write(b"more")
+        with pytest.raises(mt5.CheckpointError, match=r"model\.safetensors was changed"):
+            _ = engine.info.sha256
 
 
 @pytest.mark.parametrize(

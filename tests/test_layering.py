@@ -18,7 +18,7 @@ LAYERS = (
     ("tokenizer", "languages", "model", "info"),
     ("infill", "corruption", "generate"),
     ("figures", "batch", "network", "checkpoint"),
-    ("ranks", "codec"),
+    ("ranks", "codec", "record"),
     ("engine",),
     ("opening",),
     ("__init__",),
@@ -35,8 +35,8 @@ ONLY = {
 }
 NEVER_BY_THE_PAGE = {"checkpoint", "model", "network", "parallel", "ranks"}
 LIGHT = {
-    "errors", "config", "languages", "settings", "rules", "results", "tokenizer", "infill", "corruption",
-    "batch", "figures",
+    "errors", "config", "languages", "settings", "rules", "results", "info", "tokenizer", "infill",
+    "corruption", "batch", "record", "figures",
 }  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Find out what a path holds, and load it into a network."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mt5.checkpoint import weights as loading
+from mt5.checkpoint.digest import Digest
 from mt5.checkpoint.hub import REPOSITORY, download
 from mt5.checkpoint.huggingface import CONFIG, open_huggingface, read_json
 from mt5.checkpoint.native import MODEL_TYPE, open_native
@@ -52,12 +52,7 @@ class Checkpoint:
     @cached_property
     def sha256(self) -> str:
         """Of the files that hold weights, one after the other."""
-        digest = hashlib.sha256()
-        for file in self.files:
-            with file.open("rb") as opened:
-                while block := opened.read(1 << 22):
-                    digest.update(block)
-        return digest.hexdigest()
+        return Digest(self.files)()
 
     def check(self, ranks: int = 1) -> None:
         """CheckpointError names every weight that is missing, odd or misshaped, or cannot be cut so often."""
