@@ -7,3 +7,7 @@ class PromptError(ValueError):
 
 class CheckpointError(ValueError):
     """The checkpoint cannot be opened; the message says what, where and how to mend it."""
+
+
+class RankError(RuntimeError):
+    """The processes that hold the model cannot answer now; the message says whether to try again."""

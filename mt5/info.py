@@ -14,7 +14,8 @@ class Info:
 
     format: "huggingface", "nemo" or "mt5-infilling". dtype: of the weights in memory; stored_dtype: in the
     checkpoint. stored_tensor_parallel: shards in the checkpoint. vocabulary: ids that can be predicted,
-    padded_vocabulary: rows of the embedding. digest: finds `sha256`.
+    padded_vocabulary: rows of the embedding. load_s: seconds that loading took. rank_memory: bytes that each
+    rank takes, in their order; empty for a network in this process. digest: finds `sha256`.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Info:
     stored_tensor_parallel: int
     vocabulary: int
     padded_vocabulary: int
+    load_s: float
+    rank_memory: tuple[int, ...]
     config: ModelConfig
     digest: Callable[[], str] = field(repr=False, compare=False)
 

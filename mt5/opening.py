@@ -1,5 +1,8 @@
 """Open a checkpoint as an engine."""
 
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,33 +13,52 @@ from mt5.engine import Engine
 from mt5.errors import CheckpointError
 from mt5.info import Info
 from mt5.network import Network
+from mt5.rank import Plan
+from mt5.ranks import Ranks, address_of, key_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LARGEST_FLOAT32_ON_CPU = 4 << 30  # bytes
 
 
-def open(path: str | Path, *, tensor_parallel: int = 1, dtype: str = "auto", device: str = "auto") -> Engine:
+def open(
+    path: str | Path,
+    *,
+    tensor_parallel: int = 1,
+    dtype: str = "auto",
+    device: str = "auto",
+    listen: str | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Engine:
     """Load a checkpoint: a `.nemo` archive, a Hugging Face folder, or a repository id like google/mt5-small.
 
-    dtype: of the weights in memory, "float32", "bfloat16" or "float16"; "auto" is that of the checkpoint on a
-    GPU, and on a CPU float32 unless that would take more than 4 GiB. device: "auto" is the first GPU if there
-    is one, else the CPU. Raises CheckpointError when the checkpoint cannot be used.
+    tensor_parallel: processes that share the weights; any number that divides the heads, whatever the
+    checkpoint was cut for. dtype: of the weights in memory, "float32", "bfloat16" or "float16"; "auto" is that
+    of the checkpoint on a GPU, and on a CPU float32 unless that would take more than 4 GiB. device: "auto" is
+    the first GPU if there is one, else the CPU. listen: HOST:PORT, where ranks on other machines come to (see
+    the README); None starts all of them here. progress: called with the share that is loaded, 0 to 1, from
+    any thread. Raises CheckpointError when the checkpoint cannot be used, RankError when ranks do not start.
     """
-    if dtype not in ("auto", *DTYPES):
-        raise CheckpointError(f"dtype {dtype!r} is unknown; choose auto, {', '.join(DTYPES)}.")
-    if tensor_parallel != 1:
-        raise CheckpointError(
-            f"tensor_parallel {tensor_parallel} is not supported; any archive loads into one process, 1."
-        )
-    try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError as fault:
-        raise CheckpointError(f"device {device!r} is unknown; choose auto, cpu or cuda.") from fault
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device {device!r}: no GPU is usable here; choose auto or cpu.")
+    began = time.perf_counter()
+    place = _place(dtype, device, tensor_parallel, here=listen is None)
     checkpoint = open_checkpoint(path)
     chosen = DTYPES.get(dtype) or _fitting_dtype(checkpoint.dtype, checkpoint.parameters, place)
-    network = Network(checkpoint.load(dtype=chosen, device=place), place)
+    if tensor_parallel == 1 and listen is None:
+        network = Network(checkpoint.load(dtype=chosen, device=place, progress=progress), place)
+        memory: tuple[int, ...] = ()
+    else:
+        checkpoint.check(ranks=tensor_parallel)
+        plan = Plan(
+            path=str(checkpoint.path.resolve()),
+            dtype=chosen,
+            device=place.type,
+            size=tensor_parallel,
+            meeting="env://",
+            stamp=checkpoint.stamp,
+            threads=max(1, len(os.sched_getaffinity(0)) // tensor_parallel) if listen is None else None,
+        )
+        desk = {} if listen is None else {"listen": address_of(listen), "key": key_of(os.environ)}
+        network = Ranks(plan, progress=progress, **desk)
+        memory = tuple(fact.memory for fact in network.facts)
     info = Info(
         name=checkpoint.name,
         path=str(path),
@@ -45,14 +67,36 @@ def open(path: str | Path, *, tensor_parallel: int = 1, dtype: str = "auto", dev
         dtype=str(chosen).removeprefix("torch."),
         stored_dtype=str(checkpoint.dtype).removeprefix("torch."),
         device=str(place),
-        tensor_parallel=1,
+        tensor_parallel=tensor_parallel,
         stored_tensor_parallel=checkpoint.tensor_parallel,
         vocabulary=checkpoint.config.vocab_size,
         padded_vocabulary=checkpoint.config.padded_vocab_size,
+        load_s=time.perf_counter() - began,
+        rank_memory=memory,
         config=checkpoint.config,
         digest=Digest(checkpoint.files),
     )
     return Engine(network, checkpoint.tokenizer, info)
+
+
+def _place(dtype: str, device: str, tensor_parallel: int, *, here: bool) -> torch.device:
+    """The device, when all that was asked for can be had. here: ranks are on this machine."""
+    if dtype not in ("auto", *DTYPES):
+        raise CheckpointError(f"dtype {dtype!r} is unknown; choose auto, {', '.join(DTYPES)}.")
+    if isinstance(tensor_parallel, bool) or not isinstance(tensor_parallel, int) or tensor_parallel < 1:
+        raise CheckpointError(f"tensor_parallel is {tensor_parallel!r}, expected a whole number from 1.")
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except RuntimeError as fault:
+        raise CheckpointError(f"device {device!r} is unknown; choose auto, cpu or cuda.") from fault
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device {device!r}: no GPU is usable here; choose auto or cpu.")
+    if place.type == "cuda" and here and tensor_parallel > torch.cuda.device_count():
+        raise CheckpointError(
+            f"tensor_parallel {tensor_parallel}: this machine has {torch.cuda.device_count()} GPUs. "
+            "Choose a smaller number, or device cpu."
+        )
+    return place
 
 
 def _fitting_dtype(stored: torch.dtype, parameters: int, device: torch.device) -> torch.dtype:

@@ -33,7 +33,7 @@ ONLY = {
     "figures": {"errors", "results"},
     "corruption": {"errors", "tokenizer"},
 }
-NEVER_BY_THE_PAGE = {"checkpoint", "model", "network", "parallel", "ranks"}
+NEVER_BY_THE_PAGE = {"checkpoint", "model", "network", "parallel", "rank", "group", "nursery", "ranks"}
 LIGHT = {
     "errors", "config", "languages", "settings", "rules", "results", "info", "tokenizer", "infill",
     "corruption", "batch", "record", "figures",
