@@ -1,11 +1,20 @@
-"""Facts about a loaded engine."""
+"""Facts about a loaded engine, and how it is."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from mt5.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Health:
+    """state: whether requests are answered; message: what a person should know, empty when nothing."""
+
+    state: Literal["ready", "restarting", "failed", "draining", "closed"]
+    size: int
+    message: str = ""
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ def open(
     """Load a checkpoint: a `.nemo` archive, a Hugging Face folder, or a repository id like google/mt5-small.
 
     tensor_parallel: processes that share the weights; any number that divides the heads, whatever the
-    checkpoint was cut for. dtype: of the weights in memory, "float32", "bfloat16" or "float16"; "auto" is that
-    of the checkpoint on a GPU, and on a CPU float32 unless that would take more than 4 GiB. device: "auto" is
-    the first GPU if there is one, else the CPU. listen: HOST:PORT, where ranks on other machines come to (see
-    the README); None starts all of them here. progress: called with the share that is loaded, 0 to 1, from
+    checkpoint was cut for. dtype: of the weights in memory, "float32", "bfloat16" or "float16"; "auto" is
+    that of the checkpoint on a GPU, and on a CPU float32 unless that would take more than 4 GiB. device: "auto"
+    is the first GPU if there is one, else the CPU. listen: HOST:PORT, where ranks on other machines come to
+    (see the README); None starts all of them here. progress: called with the share that is loaded, 0 to 1, from
     any thread. Raises CheckpointError when the checkpoint cannot be used, RankError when ranks do not start.
     """
     began = time.perf_counter()

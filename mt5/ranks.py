@@ -16,16 +16,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Condition, Thread
-from typing import Any, Literal
+from typing import Any
 
 from mt5.errors import CheckpointError, RankError
 from mt5.group import Group, GroupError
+from mt5.info import Health
 from mt5.network import Scored
 from mt5.nursery import Nursery
 from mt5.rank import JOIN_S, Desk, Facts, Plan, Rank
@@ -36,15 +37,6 @@ READY_S = 600.0
 CRASHES, WINDOW_S = 3, 60.0
 KEY = "MT5_RANKS_KEY"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Health:
-    """state: whether requests are answered; message: what a person should know, empty when nothing."""
-
-    state: Literal["ready", "restarting", "failed", "draining", "closed"]
-    size: int
-    message: str = ""
 
 
 class Ranks:
@@ -72,7 +64,13 @@ class Ranks:
         self._crashes: deque[float] = deque(maxlen=CRASHES)
         self._active = self._meetings = 0
         self._arrivals: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
-        self._listener = Listener(self.desk.address, backlog=64, authkey=self.desk.key)
+        try:
+            self._listener = Listener(self.desk.address, backlog=64, authkey=self.desk.key)
+        except OSError as fault:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise CheckpointError(
+                f"{self.desk.address} cannot be listened at, perhaps it is taken ({fault})."
+            ) from fault
         Thread(target=self._receive, daemon=True, name="ranks-desk").start()
         self._nursery = Nursery() if self.local else None
         try:
@@ -150,7 +148,7 @@ class Ranks:
             group, self._group = self._group, None
             self._become("closed", "The model was shut down.")
         if group:
-            group._fail(GroupError("the engine was closed"))
+            group.fail(GroupError("the engine was closed"))
             group.close()
         with suppress(OSError), socket.socket(_family(self.desk.address)) as knock:
             knock.connect(self.desk.address)  # wakes the thread that waits for arrivals

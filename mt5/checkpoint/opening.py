@@ -54,6 +54,12 @@ class Checkpoint:
         """Of the files that hold weights, one after the other."""
         return Digest(self.files)()
 
+    @cached_property
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Size and time of change of the files with the weights: a cheap sign that they are the same."""
+        facts = [file.stat() for file in self.files]
+        return tuple((fact.st_size, fact.st_mtime_ns) for fact in facts)
+
     def check(self, ranks: int = 1) -> None:
         """CheckpointError names every weight that is missing, odd or misshaped, or cannot be cut so often."""
         loading.check(self.weights, self._empty(Shard()), str(self.path))
