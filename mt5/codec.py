@@ -108,19 +108,10 @@ class Codec:
                 "cannot be written in a gap. Choose another."
             )
 
-    def fills(
-        self,
-        masked: Sequence[MaskedPrompt],
-        sources: Sequence[Sequence[int]],
-        state: Sequence[Sequence[Row]],
-        settings: Settings,
-    ) -> list[Fill]:
-        """A state of a decoding as filled prompts."""
-        return [self._fill(*one, settings) for one in zip(masked, sources, state, strict=True)]
-
-    def _fill(
+    def fill(
         self, masked: MaskedPrompt, source: Sequence[int], rows: Sequence[Row], settings: Settings
     ) -> Fill:
+        """A state of a decoding as a filled prompt."""
         text = self._masked_input(source)
         fills = [infill.fill_of(masked, text, row.hypothesis, self.tokenizer) for row in rows]
         return replace(fills[0], candidates=tuple(fills)) if settings.num_return > 1 else fills[0]

@@ -1,8 +1,8 @@
 """A loaded model that answers requests."""
 
 import random
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 from mt5 import corruption, infill
@@ -10,16 +10,19 @@ from mt5.codec import Codec, Given
 from mt5.corruption import Corruption
 from mt5.errors import PromptError
 from mt5.infill import MaskedPrompt
-from mt5.info import Info
+from mt5.info import Health, Info
 from mt5.network import Network
+from mt5.ranks import Ranks
 from mt5.record import Result, record
 from mt5.results import Attention, Fill, Filled, Score, Span, Sweep, SweepWord
-from mt5.rules import Free, Hypothesis, Row
+from mt5.rules import Free, Hypothesis
+from mt5.scheduler import Scheduler
 from mt5.settings import Settings
+from mt5.tasks import Attending, Decoding, Scoring
 from mt5.tokenizer import Tokenizer
 
-BATCH = 32
-"""Prompts decoded together; more of them are taken in turns, the long with the long."""
+BLOCK = 32
+"""Prompts of a list that are asked for together; those of other threads may join them."""
 MAX_GENERATED = 1_024
 MOST_WEIGHTS = 2_000_000
 """Numbers in a map of attention."""
@@ -43,10 +46,11 @@ class SettingsOptions(TypedDict, total=False):
 class Engine:
     """Answers requests with one model; safe to call from several threads. PromptError names bad input."""
 
-    def __init__(self, network: Network, tokenizer: Tokenizer, info: Info) -> None:
-        self._network: Network | None = network
+    def __init__(self, network: Network | Ranks, tokenizer: Tokenizer, info: Info) -> None:
         self.tokenizer, self.info, self.config = tokenizer, info, info.config
         self._codec = Codec(tokenizer, info.config)
+        self._scheduler = Scheduler(network)
+        self._network: Network | Ranks | None = network
 
     def __enter__(self) -> Self:
         return self
@@ -55,11 +59,27 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Release the model; the engine answers no more."""
-        self._network = None
+        """Release the model; the engine answers no more, and who waits for it gets a RuntimeError."""
+        self._scheduler.close()
+        network, self._network = self._network, None
+        if network is not None:
+            network.close()
+
+    def drain(self, timeout_s: float = 10.0) -> None:
+        """Refuse new requests, wait for those being answered, and close."""
+        self._scheduler.drain(timeout_s)
+        self.close()
 
     @property
-    def network(self) -> Network:
+    def health(self) -> Health:
+        """Whether requests are answered now, and what a person should know."""
+        if self._network is None:
+            return Health("closed", 0)
+        health = self._network.health
+        return replace(health, state="draining") if self._scheduler.draining else health
+
+    @property
+    def network(self) -> Network | Ranks:
         if self._network is None:
             raise RuntimeError("the engine is closed")
         return self._network
@@ -88,10 +108,10 @@ class Engine:
 
         given: tokens that the first gaps begin with, see codec.Given.
         """
-        masked, chosen = [infill.parse(prompt)], Settings(**settings)
-        sources = [self._codec.source(masked[0])]
-        states = self._states(masked, sources, chosen, given)
-        return (self._codec.fills(masked, sources, state, chosen)[0] for state in states)
+        masked, chosen = infill.parse(prompt), Settings(**settings)
+        [task] = self._tasks([masked], chosen, given)
+        states = self._scheduler.follow(task)
+        return (self._codec.fill(masked, task.source, state, chosen) for state in states)
 
     @overload
     def score(self, prompt: str, answers: Sequence[str | Span], *, num_alternatives: int = 5) -> Score: ...
@@ -150,7 +170,7 @@ class Engine:
                 f"The attention of {len(target):,} tokens to {len(source):,} in {layers} layers is "
                 f"{weights:,} numbers; at most {MOST_WEIGHTS:,} are shown. Shorten the prompt."
             )
-        found = self.network.attention(source, target)
+        [found] = self._scheduler.answers([Attending(tuple(source), tuple(target))])
         pieces = [tuple(map(self.tokenizer.piece, ids)) for ids in (source, target)]
         return Attention(*pieces, tuple(tuple(tuple(row) for row in layer) for layer in found))
 
@@ -201,10 +221,10 @@ class Engine:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}, expected 1 to {MAX_GENERATED:,}.")
         self._codec.check_target(max_new_tokens)
         stops = frozenset({self.config.eos_id} if stop else ())
-        rules = [Free(self.config.start_id, stops, max_new_tokens)] * len(sources)
+        rules = Free(self.config.start_id, stops, max_new_tokens)
         settings = Settings(num_alternatives=num_alternatives)
-        [last] = deque(self.network.generate(sources, rules, settings), maxlen=1)
-        found = [rows[0].hypothesis for rows in last]
+        tasks = [Decoding(tuple(source), rules, settings) for source in sources]
+        found = [rows[0].hypothesis for rows in self._scheduler.answers(tasks, known=False)]
         return found[0] if one else found
 
     def log_probs(self, source_ids: Sequence[int], label_ids: Sequence[int]) -> list[float]:
@@ -212,7 +232,8 @@ class Engine:
         if not label_ids:
             return []
         self._codec.check_target(len(label_ids))
-        [scored] = self.network.score([self._codec.readable(source_ids)], [self._codec.known(label_ids)])
+        source, labels = self._codec.readable(source_ids), self._codec.known(label_ids)
+        [scored] = self._scheduler.answers([Scoring(tuple(source), tuple(labels), 0)], known=False)
         return list(scored.log_probs)
 
     def nemo_response(self, prompt: str, tokens_to_generate: int = 16) -> dict[str, Any]:
@@ -228,7 +249,7 @@ class Engine:
         if self.config.pad_id in written.ids[:-1]:
             # NeMo decodes the whole prefix anew at every step and keeps the last step's maxima, which differ
             # at a pad: its row attends to what was written since
-            [scored] = self.network.score([source], [list(written.ids)], candidates=1)
+            [scored] = self._scheduler.answers([Scoring(tuple(source), written.ids, 1)])
             log_probs = tuple(best[0][1] for best in scored.candidates)
         ids = (self.config.start_id, *written.ids)
         return infill.nemo_response(prompt, source, ids, log_probs, self.tokenizer)
@@ -239,50 +260,47 @@ class Engine:
         """A result for JSON, with the model, the settings and the tokens given: see record.record."""
         return record(result, self.info, settings, given)
 
-    def _states(
-        self,
-        masked: Sequence[MaskedPrompt],
-        sources: Sequence[list[int]],
-        settings: Settings,
-        given: Given = (),
-    ) -> Iterator[list[list[Row]]]:
-        rules = [self._codec.rules(one, settings, given) for one in masked]
-        return self.network.generate(sources, rules, settings)
+    def _tasks(self, masked: Sequence[MaskedPrompt], settings: Settings, given: Given = ()) -> list[Decoding]:
+        # a seed that has no effect must not keep apart what is the same
+        asked = settings if settings.strategy == "sample" else replace(settings, seed=0)
+        return [
+            Decoding(tuple(self._codec.source(one)), self._codec.rules(one, settings, given), asked)
+            for one in masked
+        ]
 
     def _filled(self, masked: Sequence[MaskedPrompt], settings: Settings, given: Given = ()) -> list[Fill]:
-        """Fill prompts in batches; only the last state of each is kept and read."""
-        fills: list[Fill | None] = [None] * len(masked)
-        for block in self._blocks(masked):
-            own = [masked[place] for place in block]
-            sources = [self._codec.source(one) for one in own]
-            [last] = deque(self._states(own, sources, settings, given), maxlen=1)
-            for place, fill in zip(block, self._codec.fills(own, sources, last, settings), strict=True):
-                fills[place] = fill
-        return [fill for fill in fills if fill is not None]
+        tasks = self._tasks(masked, settings, given)
+        states = self._answers(tasks)
+        return [
+            self._codec.fill(one, task.source, state, settings)
+            for one, task, state in zip(masked, tasks, states, strict=True)
+        ]
 
     def _score(
         self, masked: Sequence[MaskedPrompt], answers: Sequence[Sequence[str | Span]], num_alternatives: int
     ) -> list[Score]:
         pairs = zip(masked, answers, strict=True)
         ids = [infill.answer_ids(one, given, self.tokenizer) for one, given in pairs]
-        targets = [self._codec.target(spans) for spans in ids]
-        scores: list[Score | None] = [None] * len(masked)
-        for block in self._blocks(masked):
-            sources = [self._codec.source(masked[place]) for place in block]
-            found = self.network.score(
-                sources,
-                [targets[place] for place in block],
-                candidates=num_alternatives + 1 if num_alternatives else 0,
-            )
-            for place, source, scored in zip(block, sources, found, strict=True):
-                scores[place] = self._codec.score(masked[place], source, ids[place], scored, num_alternatives)
-        return [score for score in scores if score is not None]
+        candidates = num_alternatives + 1 if num_alternatives else 0
+        tasks = [
+            Scoring(tuple(self._codec.source(one)), tuple(self._codec.target(spans)), candidates)
+            for one, spans in zip(masked, ids, strict=True)
+        ]
+        return [
+            self._codec.score(one, task.source, spans, scored, num_alternatives)
+            for one, task, spans, scored in zip(masked, tasks, ids, self._answers(tasks), strict=True)
+        ]
 
-    def _blocks(self, masked: Sequence[MaskedPrompt]) -> Iterator[list[int]]:
-        """Places of prompts that are decoded together: few, and of like length, since padding costs."""
-        order = sorted(range(len(masked)), key=lambda place: len(masked[place].prompt))
-        for first in range(0, len(order), BATCH):
-            yield order[first : first + BATCH]
+    def _answers(self, tasks: Sequence[Decoding] | Sequence[Scoring]) -> list[Any]:
+        """Answers to tasks, asked block by block, so that others get in between; the long with the long."""
+        answers: list[Any] = [None] * len(tasks)
+        order = sorted(range(len(tasks)), key=lambda place: len(tasks[place].source))
+        for first in range(0, len(order), BLOCK):
+            block = order[first : first + BLOCK]
+            found = self._scheduler.answers([tasks[place] for place in block])
+            for place, answer in zip(block, found, strict=True):
+                answers[place] = answer
+        return answers
 
 
 def _listed(prompt: str | Sequence[str]) -> list[str]:

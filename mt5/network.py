@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mt5.generate import decode
+from mt5.info import Health
 from mt5.model import MT5, Cache
 from mt5.parallel import VocabularyLogProbs
 from mt5.rules import Row, Rules
@@ -28,6 +29,16 @@ class Network:
 
     def __init__(self, model: MT5, device: torch.device) -> None:
         self.model, self.device = model, device
+
+    @property
+    def health(self) -> Health:
+        return Health("ready", size=1)
+
+    def drain(self, timeout_s: float) -> None:
+        """Nothing waits here: who asks is answered in the thread that asks."""
+
+    def close(self) -> None:
+        """Nothing to end."""
 
     @torch.inference_mode()
     def generate(

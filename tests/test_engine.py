@@ -353,6 +353,130 @@ def test_answers_of_several_threads_are_not_mixed_up(embedded):
     assert found == expected
 
 
+# Many at once
+
+
+@pytest.fixture
+def own():
+    """An engine of the test's own, whose network writes down what it was asked."""
+    with mt5.open("assets/model", dtype="float32") as engine:
+        yield Spy(engine)
+
+
+class Spy:
+    """Sources of every batch that an engine's network decodes. hold: a lock that keeps it from beginning."""
+
+    def __init__(self, engine):
+        self.engine, self.batches, self.hold = engine, [], threading.Lock()
+        generate = engine.network.generate
+
+        def spied(sources, rules, settings):
+            self.batches.append(len(sources))
+            with self.hold:
+                pass
+            return generate(sources, rules, settings)
+
+        engine.network.generate = spied
+
+    def together(self, *asked):
+        """The answers to calls that all wait before the first is answered."""
+        found = [None] * len(asked)
+
+        def work(number):
+            found[number] = asked[number]()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(len(asked))]
+        with self.hold:
+            for number, thread in enumerate(threads):
+                thread.start()
+                while len(self.engine._scheduler._current) <= number:
+                    thread.join(0.002)
+        for thread in threads:
+            thread.join()
+        return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"strategy": "beam", "num_return": 2}, {"strategy": "sample", "temperature": 2.0, "num_return": 3}],
+)
+def test_requests_that_wait_share_a_batch_and_get_what_each_gets_alone(own, embedded, options):
+    prompts = [example.prompt for example in examples()][:7]
+    asked = [lambda n=n: own.engine.fill(prompts[n], seed=n, **options) for n in range(7)]
+    found = own.together(*asked)
+    assert own.batches == [1, 6]
+    for number, (prompt, fill) in enumerate(zip(prompts, found, strict=True)):
+        alone = embedded.fill(prompt, seed=number, **options)
+        assert [one.text for one in fill.candidates] == [one.text for one in alone.candidates]
+        # padding changes the order of summation
+        expected = [token.log_prob for token in alone.tokens]
+        assert [token.log_prob for token in fill.tokens] == pytest.approx(expected, abs=1e-4)
+
+
+def test_forks_that_begin_alike_share_a_batch_and_others_do_not(own):
+    [first, *_] = own.engine.fill(PARIS).tokens
+    chosen = [other.id for other in first.alternatives[:3]]
+    own.batches.clear()
+    calls = [lambda id_=id_: own.engine.fill(PARIS, given=[[id_]], max_new_tokens=8) for id_ in chosen]
+    fills = own.together(lambda: own.engine.fill(TWO, max_new_tokens=8), *calls)
+    assert [fill.tokens[0].id for fill in fills[1:]] == chosen
+    assert own.batches == [1, 3]
+
+
+def test_the_same_request_is_answered_from_memory(own):
+    fill = own.engine.fill(PARIS)
+    assert own.engine.fill(PARIS, seed=5) == fill  # greedy draws nothing
+    assert list(own.engine.stream(PARIS))[-1] == fill
+    assert own.engine.fill([PARIS, PARIS]) == [fill, fill]
+    assert own.batches == [1]
+    sweep = own.engine.sweep("Paris est belle.")
+    assert own.engine.sweep("Paris est belle.") == sweep
+    assert len(own.batches) == 2
+    own.engine.fill(PARIS, max_new_tokens=2)
+    own.engine.fill(PARIS, strategy="sample", seed=1)
+    own.engine.fill(PARIS, strategy="sample", seed=2)
+    assert len(own.batches) == 5
+
+
+def test_a_replayed_stream_is_the_same_token_by_token(own):
+    assert list(own.engine.stream(TWO)) == list(own.engine.stream(TWO))
+    assert own.batches == [1]
+
+
+def test_ids_are_decoded_anew_every_time(own):
+    source = [*own.engine.tokenizer.encode("Hello world"), 1]
+    assert own.engine.generate(source) == own.engine.generate(source)
+    assert own.batches == [1, 1]
+
+
+def test_a_stream_that_is_closed_stops_the_model(own):
+    steps = []
+    step = own.engine.network.model.decode
+    own.engine.network.model.decode = lambda *arguments: steps.append(1) or step(*arguments)
+    stream = own.engine.stream("<mask> " * 50, max_new_tokens=16)
+    next(stream)
+    stream.close()
+    taken = len(steps)
+    own.engine.fill(PARIS)  # when this is answered, the other has ended
+    assert own.batches == [1, 1]
+    assert len(steps) <= taken + 1 + len(own.engine.fill(PARIS).tokens) + 1
+
+
+def test_a_closed_engine_says_so_to_who_waits_and_who_comes():
+    engine = mt5.open("assets/model", dtype="float32")
+    stream = engine.stream("<mask> " * 50)
+    next(stream)
+    engine.close()
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        list(stream)
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        engine.fill(PARIS)
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        _ = engine.network
+    assert engine.health.state == "closed"
+    engine.close()
+
+
 def test_a_prompt_longer_than_the_positions_is_refused():
     with (
         mt5.open("tests/data/nemo_tiny_tp2.nemo", dtype="float32") as engine,

@@ -1,0 +1,220 @@
+"""Tasks of many threads, answered by one network in batches; what was answered lately is known."""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mt5.errors import RankError
+from mt5.network import Network
+from mt5.tasks import Task
+
+ROWS = 64
+"""Rows of a batch: more of them take memory, and are no quicker each."""
+KNOWN = 256
+"""Answers that are kept."""
+LARGEST = 1_000
+"""Tokens of an answer that is kept."""
+REPLAYED = 128
+"""States of an answer that are kept, so that who asks again sees it come about again."""
+
+
+class Job:
+    """A task, and its states as they come; all who ask the same follow the same job."""
+
+    def __init__(self, task: Task, lock: threading.RLock) -> None:
+        self.task, self.group = task, (type(task), task.group)
+        self.states: deque[Any] = deque(maxlen=REPLAYED)
+        self.count = self.followers = 0
+        self.done = False
+        self.fault: BaseException | None = None
+        self.changed = threading.Condition(lock)
+
+    def add(self, state: Any) -> None:
+        self.states.append(state)
+        self.count += 1
+        self.changed.notify_all()
+
+    def end(self, fault: BaseException | None = None) -> None:
+        self.done, self.fault = True, fault
+        self.changed.notify_all()
+
+
+class Scheduler:
+    """A network that several threads use. A thread of its own works while there is something to do."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        # reentrant: a stream that the garbage collector ends leaves its job wherever the collector runs
+        self._lock = threading.RLock()
+        self._waiting: list[Job] = []
+        self._current: dict[Task, Job] = {}  # waiting or worked on
+        self._known: OrderedDict[Task, Job] = OrderedDict()
+        self._thread: threading.Thread | None = None
+        self._refusal: Exception | None = None
+        self._closed = False
+
+    def follow(self, task: Task) -> Iterator[Any]:
+        """The states of a task as they come; when nobody follows it any more, no further step is taken."""
+        [job] = self._join([task])
+        seen = 0
+        try:
+            while True:
+                with self._lock:
+                    while job.count == seen and not job.done:
+                        job.changed.wait()
+                    if job.count == seen:
+                        break
+                    seen = max(seen, job.count - len(job.states))  # who is far behind misses some
+                    state = job.states[seen - job.count]
+                    seen += 1
+                yield state
+            if job.fault:
+                raise job.fault
+        finally:
+            self._leave([job])
+
+    def answers(self, tasks: Sequence[Task], *, known: bool = True) -> list[Any]:
+        """The last state of each task. known: an answer that is known will do."""
+        jobs = self._join(tasks, known=known)
+        try:
+            for job in jobs:
+                with self._lock:
+                    while not job.done:
+                        job.changed.wait()
+                if job.fault:
+                    raise job.fault
+            return [job.states[-1] for job in jobs]
+        finally:
+            self._leave(jobs)
+
+    def drain(self, timeout_s: float) -> None:
+        """Refuse what is new, and wait until everything else is answered."""
+        with self._lock:
+            self._refusal = self._refusal or RankError("The model is being shut down. Try again later.")
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    @property
+    def draining(self) -> bool:
+        return self._refusal is not None
+
+    def close(self) -> None:
+        """Answer no more; who still waits gets a RuntimeError."""
+        with self._lock:
+            self._closed, self._refusal = True, _closed()
+            for job in self._waiting:
+                job.end(_closed())
+            self._waiting.clear()
+            self._current.clear()
+            self._known.clear()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _join(self, tasks: Sequence[Task], *, known: bool = True) -> list[Job]:
+        with self._lock:
+            if self._refusal:
+                raise self._refusal
+            jobs = [self._job(task, known) for task in tasks]
+            for job in jobs:
+                job.followers += 1
+            if self._waiting and self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="mt5")
+                self._thread.start()
+            return jobs
+
+    def _job(self, task: Task, known: bool) -> Job:
+        if known and task in self._known:
+            self._known.move_to_end(task)
+            return self._known[task]
+        if known and task in self._current:
+            return self._current[task]
+        job = Job(task, self._lock)
+        self._waiting.append(job)
+        if known:
+            self._current[task] = job
+        return job
+
+    def _leave(self, jobs: Sequence[Job]) -> None:
+        with self._lock:
+            for job in jobs:
+                job.followers -= 1
+
+    def _work(self) -> None:
+        while batch := self._next():
+            fault = self._run(batch)
+            with self._lock:
+                for job in batch:
+                    if not job.done:
+                        self._end(job, fault)
+
+    def _next(self) -> list[Job]:
+        """The job that has waited longest, and others that can share its batch; [] ends the thread."""
+        with self._lock:
+            for job in self._waiting:
+                if not job.followers:
+                    self._end(job, _left())
+            self._waiting = [job for job in self._waiting if not job.done]
+            batch: list[Job] = []
+            room = ROWS
+            for job in self._waiting:
+                if not batch or (job.group == batch[0].group and job.task.rows <= room):
+                    batch.append(job)
+                    room -= job.task.rows
+            self._waiting = [job for job in self._waiting if job not in batch]
+            if not batch:
+                self._thread = None
+            return batch
+
+    def _run(self, batch: Sequence[Job]) -> BaseException | None:
+        """Work until every job of the batch has ended; returns what went wrong."""
+        steps = batch[0].task.run(self.network, [job.task for job in batch])
+        try:
+            left = self._publish(batch, next(steps))
+            while any(not job.done for job in batch):
+                left = self._publish(batch, steps.send(left or None))
+        except StopIteration:
+            return None
+        except BaseException as fault:
+            return fault
+        finally:
+            steps.close()
+        return None
+
+    def _publish(self, batch: Sequence[Job], states: Sequence[Any]) -> set[int]:
+        """Hand a state to each job; returns the numbers of those that nobody waits for any more."""
+        left = set()
+        with self._lock:
+            for number, (job, state) in enumerate(zip(batch, states, strict=True)):
+                if job.done:
+                    continue
+                if self._closed or not job.followers:
+                    left.add(number)
+                    self._end(job, _closed() if self._closed else _left())
+                    continue
+                job.add(state)
+                if job.task.ended(state):
+                    self._end(job)
+        return left
+
+    def _end(self, job: Job, fault: BaseException | None = None) -> None:
+        job.end(fault)
+        if self._current.get(job.task) is not job:  # it was not to be known
+            return
+        del self._current[job.task]
+        if fault is None and job.task.size(job.states[-1]) <= LARGEST:
+            if job.count > REPLAYED:  # its beginning is gone
+                job.states = deque([job.states[-1]])
+            self._known[job.task] = job
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
+
+
+def _closed() -> RuntimeError:
+    return RuntimeError("the engine is closed")
+
+
+def _left() -> RuntimeError:
+    return RuntimeError("nobody waits for the answer any more")
