@@ -6,7 +6,7 @@ import lzma
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise, repeat
 from pathlib import Path
 
 import pytest
@@ -16,24 +16,30 @@ from transformers import MT5ForConditionalGeneration
 import mt5
 from mt5.model import MT5
 from mt5.tokenizer import Tokenizer
-from training import vocabulary
+from training import cooccurrence, pretrain, vocabulary
 from training.data import (
+    KNOWN,
+    UNNUMBERED,
+    Example,
     Fact,
-    batches,
-    fact_examples,
+    Lessons,
     gaps,
+    many_gaps,
     masked,
     read_facts,
-    renown,
     split_facts,
     text_examples,
 )
-from training.evaluate import Gap, Guess, calibration_error, figures, repeats, table
 from training.export import export
-from training.pretrain import Recipe, Training, model_config, run
+from training.packing import IGNORED, Pack, hidden, packs
+from training.pretrain import Training, run, stream
+from training.recipe import Recipe, model_config
 
 CPU = torch.device("cpu")
-SMALL = Recipe(d_model=16, num_heads=2, d_kv=8, d_ff=32, encoder_layers=1, decoder_layers=1, tokens=200)
+SMALL = Recipe(
+    d_model=16, num_heads=2, d_kv=8, d_ff=32, encoder_layers=1, decoder_layers=1, rows=4, source=60, target=20
+)
+SIZES = {"rows": 4, "source": 60, "target": 20}
 CITIES = {"France": "Paris", "Germany": "Berlin", "Spain": "Madrid", "Italy": "Rome", "Japan": "Tokyo"}
 TEMPLATES = (
     "The capital of {} is {}.",
@@ -129,17 +135,26 @@ def test_a_held_out_fact_is_trained_on_through_another_template(corpus: Path) ->
 
 def test_held_out_facts_are_never_in_the_training_stream(corpus: Path, tokenizer: Tokenizer) -> None:
     train, held = split_facts(read_facts(corpus))
-    examples = fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0))
-    seen = {tuple(example.source) for example in islice(examples, 5_000)}
+    lessons = Lessons(train, tokenizer, random.Random(0))
+    seen = {tuple(example.source) for _, example in islice(lessons, 5_000)}
     kept_out = {tuple(masked(fact.text, [fact.span], tokenizer).source) for fact in held}
     assert not seen & kept_out
 
 
-def test_subjects_that_the_text_names_weigh_more(corpus: Path) -> None:
-    cat, whale = (
-        Fact("en", "r", subject, "animal", "t", f"{subject}: animal", (5, 11)) for subject in ("cat", "whale")
-    )
-    assert renown(corpus, [cat, whale]) == [pytest.approx(7**0.5), 1.0]  # six of the sentences have a cat
+def test_a_known_fact_comes_less_often(corpus: Path, tokenizer: Tokenizer) -> None:
+    facts = read_facts(corpus)[:2]
+    lessons = Lessons(facts, tokenizer, random.Random(0))
+    lessons.hear([0, 1, UNNUMBERED], [KNOWN / 2, KNOWN * 2, 0.0])
+    numbers = [number for number, _ in islice(lessons, 1_000)]
+    assert lessons.known() == 0.5
+    assert 0.15 < numbers.count(0) / numbers.count(1) < 0.35
+
+
+def test_the_pieces_of_lessons_hold_all_that_is_to_be_said(corpus: Path, tokenizer: Tokenizer) -> None:
+    lessons = Lessons(read_facts(corpus), tokenizer, random.Random(0))
+    pieces = set(lessons.pieces())
+    assert all(pieces.issuperset(example.target) for _, example in islice(lessons, 2_000))
+    assert lessons.pieces() == sorted(pieces)
 
 
 def test_a_sentence_that_two_facts_share_is_not_held_out() -> None:
@@ -164,63 +179,127 @@ def test_gaps_lie_in_order_and_never_touch() -> None:
         assert all(a[1] < b[0] for a, b in pairwise(chosen))
 
 
+@pytest.mark.parametrize("touching", [False, True])
+def test_many_gaps_lie_in_order_and_never_touch(touching: bool) -> None:
+    spans = [(n * 4, n * 4 + (4 if touching else 3)) for n in range(16)]
+    for seed in range(300):
+        chosen = many_gaps(spans, random.Random(seed))
+        assert chosen
+        assert all(a[1] < b[0] for a, b in pairwise(chosen))
+
+
 def test_long_lines_are_left_out(corpus: Path, tokenizer: Tokenizer) -> None:
     examples = list(islice(text_examples(corpus, tokenizer, random.Random(0)), 500))
-    assert max(len(example.source) for example in examples) < 60
+    assert all(key == UNNUMBERED for key, _ in examples)
+    assert max(len(example.source) for _, example in examples) < 60
 
 
-def test_batches_keep_to_their_bucket_and_size(corpus: Path, tokenizer: Tokenizer) -> None:
-    train, _ = split_facts(read_facts(corpus))
-    stream = batches(
-        fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0)),
-        tokens=400,
-        sources=(16, 64),
-        targets=(8, 16),
-    )
-    for batch in islice(stream, 20):
-        source, target = (
-            max(len(part) for part in parts)
-            for parts in zip(*[(e.source, e.target) for e in batch], strict=True)
-        )
-        padded = (16 if source <= 16 else 64) + (8 if target <= 8 else 16)
-        assert len(batch) == -(-400 // padded)
+def test_a_pack_holds_every_example_whole_and_apart() -> None:
+    examples = [Example([5, 6, 1], [9, 5, 1]), Example([7, 1], [9, 6, 7, 1]), Example([8] * 9, [9, 1])]
+    [pack] = packs(iter(enumerate(examples)), rows=1, source=6, target=8)  # the last is longer than a row
+    assert pack.keys == [0, 1]
+    assert pack.source.tolist() == [[5, 6, 1, 7, 1, 0]]
+    assert pack.source_segments.tolist() == [[1, 1, 1, 2, 2, 0]]
+    assert pack.inputs.tolist() == [[0, 9, 5, 0, 9, 6, 7, 0]]
+    assert pack.labels.tolist() == [[9, 5, 1, 9, 6, 7, 1, IGNORED]]
+    assert pack.target_segments.tolist() == [[1, 1, 1, 2, 2, 2, 2, 0]]
+    assert pack.owners.tolist() == [[0, 0, 0, 1, 1, 1, 1, 0]]
+
+
+def test_an_example_in_a_pack_is_computed_as_if_alone(corpus: Path, tokenizer: Tokenizer) -> None:
+    model = Training(SMALL, tokenizer, CPU).model
+    lessons = Lessons(read_facts(corpus)[:6], tokenizer, random.Random(0))
+    pack = next(packs(iter(lessons), **SIZES))
+    with torch.no_grad():
+        states = hidden(model, pack)
+        segments = pack.target_segments
+        for row, number in {(place, int(n)) for place in range(len(segments)) for n in segments[place] if n}:
+            source = pack.source[row][pack.source_segments[row] == number]
+            target = pack.inputs[row][segments[row] == number]
+            alone = model.decode(target[None], model.start(model.encode(source[None])))
+            # sums over a row are taken in another order than over an example
+            torch.testing.assert_close(states[row][segments[row] == number], alone[0], atol=1e-4, rtol=1e-4)
 
 
 def test_loss_falls_within_a_few_steps(corpus: Path, tokenizer: Tokenizer) -> None:
     training = Training(replace(SMALL, warmup_steps=1), tokenizer, CPU)
-    train, _ = split_facts(read_facts(corpus))
-    stream = batches(
-        fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0)),
-        tokens=400,
-        sources=(64,),
-        targets=(16,),
-    )
-    # the sources are longer than the recipe's buckets only where the vocabulary is as small as here
-    short = (batch for batch in stream if max(len(example.source) for example in batch) <= 40)
-    losses = [training.update(batch, 0.0) for batch in islice(short, 30)]
+    lessons = Lessons(split_facts(read_facts(corpus))[0], tokenizer, random.Random(0))
+    pieces = torch.tensor(lessons.pieces())
+    losses = [training.update(pack, 0.0, pieces)[0] for pack in islice(packs(iter(lessons), **SIZES), 30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_choosing_among_all_pieces_is_choosing_from_the_whole_vocabulary(
+    corpus: Path, tokenizer: Tokenizer
+) -> None:
+    training = Training(SMALL, tokenizer, CPU)
+    lessons = Lessons(read_facts(corpus)[:9], tokenizer, random.Random(0))
+    pack = next(packs(iter(lessons), **SIZES))
+    with torch.no_grad():
+        whole, owners = training.losses(pack, None)
+        chosen, _ = training.losses(pack, torch.arange(tokenizer.vocab_size))
+    torch.testing.assert_close(whole, chosen)
+    _, per_example = training.update(pack, 0.0)
+    assert per_example == pytest.approx(
+        [float(whole[owners == n].sum()) for n in range(len(pack.keys))], rel=1e-4
+    )
+
+
+def test_text_follows_when_the_facts_have_had_their_time(tokenizer: Tokenizer) -> None:
+    training = Training(replace(SMALL, facts_first=0.5, facts_after=0.0), tokenizer, CPU)
+    fact, text = (
+        next(packs(iter([(key, Example([5, 1], [9, 1]))]), rows=1, source=2, target=2))
+        for key in (0, UNNUMBERED)
+    )
+    coming = stream(repeat(fact), repeat(text), training, 60.0, random.Random(0))
+    assert next(coming) is fact
+    training.seconds = 30.0
+    assert next(coming) is text
 
 
 def test_a_resumed_run_goes_on_as_if_never_stopped(
     corpus: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    train, _ = split_facts(read_facts(corpus))
-    examples = fact_examples(train, [1.0] * len(train), tokenizer, random.Random(0))
-    stream = list(islice(batches(examples, tokens=200, sources=(40,), targets=(16,)), 4))
+    lessons = Lessons(split_facts(read_facts(corpus))[0], tokenizer, random.Random(0))
+    coming: list[Pack] = list(islice(packs(iter(lessons), **SIZES), 12))
     whole = Training(SMALL, tokenizer, CPU)
-    for batch in stream:
-        whole.update(batch, 0.1)
+    for pack in coming:
+        whole.update(pack, 0.1)
     first = Training(SMALL, tokenizer, CPU)
-    for batch in stream[:2]:
-        first.update(batch, 0.1)
+    for pack in coming[:6]:
+        first.update(pack, 0.1)
     first.save(tmp_path / "state.pt")
     second = Training(replace(SMALL, seed=9), tokenizer, CPU)
     second.restore(tmp_path / "state.pt")
-    for batch in stream[2:]:
-        second.update(batch, 0.1)
-    assert second.step == whole.step == 4
+    for pack in coming[6:]:
+        second.update(pack, 0.1)
+    assert second.step == whole.step == 12
     for name, weight in whole.average.items():
         torch.testing.assert_close(second.average[name], weight, rtol=0, atol=0)
+
+
+def test_a_step_in_which_the_process_was_stopped_counts_little(
+    corpus: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = count(step=3600.0)
+    monkeypatch.setattr(pretrain.time, "monotonic", lambda: next(hours))
+    training = Training(SMALL, tokenizer, CPU)
+    run(training, corpus, tokenizer, minutes=0.5, out=tmp_path)
+    assert training.step == 30 / pretrain.LONGEST_STEP_S
+
+
+def test_pieces_between_the_same_neighbours_start_alike() -> None:
+    rng = random.Random(0)
+    lines = [[10, rng.choice((20, 21)), 11] for _ in range(400)] + [[12, 30, 13] for _ in range(400)]
+    rows = cooccurrence.embeddings(cooccurrence.count(lines, 40), 8, torch.Generator().manual_seed(0))
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    assert rows[20] @ rows[21] > rows[20] @ rows[30] + 0.3
+
+
+def test_counts_reach_two_pieces_far_and_weigh_the_near_ones_more() -> None:
+    counts = cooccurrence.count([[1, 2, 3, 4], [5]], 6)
+    assert counts[2].tolist() == [0, 1, 0, 1, 0.5, 0]
+    assert torch.equal(counts, counts.T)
 
 
 def test_a_run_keeps_to_its_minutes_and_says_its_loss(trained: Path) -> None:
@@ -247,31 +326,13 @@ def test_export_opens_in_transformers_with_equal_logits(
     torch.testing.assert_close(own, other, rtol=0.02, atol=0.05)
 
 
-def test_export_is_opened_measured_and_described(trained: Path, corpus: Path, tmp_path: Path) -> None:
-    sha256 = export(trained, tmp_path, figures="| a table |")
+def test_export_is_opened_and_described(trained: Path, tmp_path: Path) -> None:
+    sha256 = export(trained, tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     assert sha256 in card
-    assert "| a table |" in card
     with mt5.open(tmp_path) as engine:
         assert engine.info.sha256 == sha256
-        measured = figures(engine, corpus, "en", [Gap("The capital of France is ", "Paris", ".")])
-    assert 0 <= measured.first <= measured.first_of_5 <= 1
-    assert measured.counts_of_5 == 1  # the validation sentences are in this corpus
-    assert table({"en": measured}).count("\n") == 3
-
-
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    right, wrong = Guess(0.9, (1,), 1.0), Guess(0.9, (2,), 1.0)
-    assert calibration_error([right] * 9 + [wrong]) == pytest.approx(0)
-    assert calibration_error([wrong] * 10) == pytest.approx(0.9)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("la la", True), ("hahahaha", True), ("banana", False), ("10000", False)]
-)
-def test_repetition_is_told_from_words(text: str, expected: bool) -> None:
-    assert repeats(text) is expected
 
 
 def test_shipped_model_is_what_its_card_says() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+import math
 import random
 import re
 from collections import defaultdict
@@ -17,11 +18,14 @@ WITHOUT_SPACES = ("ja", "zh")
 WORD = re.compile(r"\w(?:[\w'’-]*\w)?[\u0900-\u097f]*")  # Devanagari's vowel signs are not \w
 HELD_OUT = 10
 """One in so many facts with a second template is kept for evaluation."""
-LONGEST_LINE = 50
-LANGUAGE_EXPONENT = 0.5
-RELATION_EXPONENT = 0.5
-RENOWN_EXPONENT = 0.5
-RENOWN_CHARACTERS = 1_500_000
+LONGEST_LINE = 60
+LANGUAGE_EXPONENT = 0.4
+KNOWN = 0.1
+"""A fact whose answer costs less nats than this is known: it is repeated in one pass of a few only."""
+REPEATED = 0.25
+OTHER_WORDS = 0.05
+MOST_GAPS = 6
+UNNUMBERED = -1
 
 
 @dataclass(frozen=True)
@@ -130,77 +134,65 @@ def masked(text: str, chosen: Sequence[tuple[int, int]], tokenizer: Tokenizer) -
     return Example([*tokenizer.encode_masked(parts), tokenizer.eos_id], [*target, tokenizer.eos_id])
 
 
-def renown(corpus: Path, facts: Sequence[Fact]) -> list[float]:
-    """How often the text of its language names each fact's subject, counted from 1, to a power below one.
+class Lessons:
+    """Facts without end, those that are known already less often; mostly the object is masked.
 
-    A part of the text is enough to tell France from Tuvalu.
+    heard: what a fact's answer cost when it was last seen, in nats, one a fact; infinite before.
     """
-    texts: dict[str, str] = {}
-    counts: dict[tuple[str, str], float] = {}
-    for fact in facts:
-        if fact.language not in texts:
-            texts[fact.language] = "\n".join(read_lines(corpus, fact.language))[:RENOWN_CHARACTERS]
-        key = fact.language, fact.subject
-        if key not in counts:
-            counts[key] = (1 + texts[fact.language].count(fact.subject)) ** RENOWN_EXPONENT
-    return [counts[fact.language, fact.subject] for fact in facts]
+
+    def __init__(self, facts: Sequence[Fact], tokenizer: Tokenizer, rng: random.Random) -> None:
+        self.facts, self.tokenizer, self.rng = facts, tokenizer, rng
+        self.examples = [masked(fact.text, [fact.span], tokenizer) for fact in facts]
+        self.heard = [math.inf] * len(facts)
+
+    def __iter__(self) -> Iterator[tuple[int, Example]]:
+        """Examples with the number of their fact, UNNUMBERED where it is another word that is masked."""
+        while True:
+            for number in self.rng.sample(range(len(self.facts)), len(self.facts)):
+                if self.heard[number] < KNOWN and self.rng.random() > REPEATED:
+                    continue
+                fact = self.facts[number]
+                if self.rng.random() >= OTHER_WORDS:
+                    yield number, self.examples[number]
+                elif spans := words(fact.text, fact.language, self.tokenizer):
+                    yield UNNUMBERED, masked(fact.text, gaps(spans, self.rng), self.tokenizer)
+
+    def hear(self, numbers: Sequence[int], losses: Sequence[float]) -> None:
+        """Note what the answers of these facts cost just now."""
+        for number, loss in zip(numbers, losses, strict=True):
+            if number != UNNUMBERED:
+                self.heard[number] = loss
+
+    def known(self) -> float:
+        """The share of the facts that are known."""
+        return sum(loss < KNOWN for loss in self.heard) / len(self.heard)
+
+    def pieces(self) -> list[int]:
+        """Every id that the facts hold, in order, and the sentinels that their gaps may need."""
+        ids = {id_ for example in self.examples for id_ in (*example.source, *example.target)}
+        return sorted(ids | set(self.tokenizer.sentinels[:MOST_GAPS]))
 
 
-def fact_examples(
-    facts: Sequence[Fact], weights: Sequence[float], tokenizer: Tokenizer, rng: random.Random
-) -> Iterator[Example]:
-    """Facts without end, drawn by weight; mostly the object is masked, sometimes another word.
+def text_examples(corpus: Path, tokenizer: Tokenizer, rng: random.Random) -> Iterator[tuple[int, Example]]:
+    """Sentences without end, UNNUMBERED, a language drawn with its number of lines to a power below one.
 
-    Languages come alike often, a language's relations with their number of facts to a power below one, so
-    that the few opposites are not lost among the capitals.
+    Half of them have one or two gaps as people make them, half more of one word each: a longer lesson for the
+    same reading.
     """
-    groups: dict[str, dict[str, list[tuple[Fact, float]]]] = defaultdict(lambda: defaultdict(list))
-    for fact, weight in zip(facts, weights, strict=True):
-        groups[fact.language][fact.relation].append((fact, weight))
-    queues: dict[tuple[str, str], list[Fact]] = defaultdict(list)
-    order = sorted(groups)
-    while True:
-        language = rng.choice(order)
-        relations = groups[language]
-        [relation] = rng.choices(
-            list(relations), [len(same) ** RELATION_EXPONENT for same in relations.values()]
-        )
-        queue = queues[language, relation]
-        if not queue:
-            queue += rng.choices(*zip(*relations[relation], strict=True), k=len(relations[relation]))
-        fact = queue.pop()
-        if rng.random() < 0.85:
-            yield masked(fact.text, [fact.span], tokenizer)
-        elif spans := words(fact.text, language, tokenizer):
-            yield masked(fact.text, gaps(spans, rng), tokenizer)
-
-
-def text_examples(corpus: Path, tokenizer: Tokenizer, rng: random.Random) -> Iterator[Example]:
-    """Sentences without end, a language drawn with its number of lines to a power below one."""
     lines = {language: read_lines(corpus, language) for language in LANGUAGES}
     weights = [len(lines[language]) ** LANGUAGE_EXPONENT for language in LANGUAGES]
     while True:
         [language] = rng.choices(LANGUAGES, weights)
         text = rng.choice(lines[language])
         if spans := words(text, language, tokenizer):
-            yield masked(text, gaps(spans, rng), tokenizer)
+            chosen = gaps(spans, rng) if rng.random() < 0.5 else many_gaps(spans, rng)
+            yield UNNUMBERED, masked(text, chosen, tokenizer)
 
 
-def batches(
-    examples: Iterator[Example], *, tokens: int, sources: Sequence[int], targets: Sequence[int]
-) -> Iterator[list[Example]]:
-    """Batches of about `tokens` ids in which lengths agree: a bucket per pair of source and target length.
-
-    An example longer than the largest bucket is dropped. Few shapes keep the kernels' caches small.
-    """
-    waiting: dict[tuple[int, int], list[Example]] = defaultdict(list)
-    for example in examples:
-        source = next((size for size in sources if len(example.source) <= size), None)
-        target = next((size for size in targets if len(example.target) <= size), None)
-        if source is None or target is None:
-            continue
-        bucket = waiting[source, target]
-        bucket.append(example)
-        if len(bucket) * (source + target) >= tokens:
-            yield bucket
-            waiting[source, target] = []
+def many_gaps(spans: Sequence[tuple[int, int]], rng: random.Random) -> list[tuple[int, int]]:
+    """A word in four a gap, none touching another."""
+    chosen: list[tuple[int, int]] = []
+    for place in sorted(rng.sample(range(len(spans)), min(max(1, round(len(spans) / 4)), MOST_GAPS))):
+        if not chosen or chosen[-1][1] < spans[place][0]:
+            chosen.append(spans[place])
+    return chosen

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.pretrain import OUT, Recipe
+from training.pretrain import OUT
+from training.recipe import Recipe
 
 CARD = Path(__file__).with_name("card.md")
 
