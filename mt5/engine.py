@@ -23,6 +23,7 @@ from mt5.tokenizer import Tokenizer
 
 BLOCK = 32
 """Prompts of a list that are asked for together; those of other threads may join them."""
+CLOSE_S = 10.0
 MAX_GENERATED = 1_024
 MOST_WEIGHTS = 2_000_000
 """Numbers in a map of attention."""
@@ -64,6 +65,7 @@ class Engine:
         network, self._network = self._network, None
         if network is not None:
             network.close()
+        self._scheduler.wait(CLOSE_S)
 
     def drain(self, timeout_s: float = 10.0) -> None:
         """Refuse new requests, wait for those being answered, and close."""

@@ -92,16 +92,14 @@ class Scheduler:
         """Refuse what is new, and wait until everything else is answered."""
         with self._lock:
             self._refusal = self._refusal or RankError("The model is being shut down. Try again later.")
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout_s)
+        self.wait(timeout_s)
 
     @property
     def draining(self) -> bool:
         return self._refusal is not None
 
     def close(self) -> None:
-        """Answer no more; who still waits gets a RuntimeError."""
+        """Answer no more, not even with the next step; who still waits gets a RuntimeError."""
         with self._lock:
             self._closed, self._refusal = True, _closed()
             for job in self._waiting:
@@ -109,9 +107,12 @@ class Scheduler:
             self._waiting.clear()
             self._current.clear()
             self._known.clear()
-            thread = self._thread
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is nothing to do."""
+        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(timeout_s)
 
     def _join(self, tasks: Sequence[Task], *, known: bool = True) -> list[Job]:
         with self._lock:

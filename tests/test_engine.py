@@ -379,7 +379,7 @@ class Spy:
         engine.network.generate = spied
 
     def together(self, *asked):
-        """The answers to calls that all wait before the first is answered."""
+        """The answers to calls of which all but the first wait while the first is answered."""
         found = [None] * len(asked)
 
         def work(number):
@@ -389,7 +389,7 @@ class Spy:
         with self.hold:
             for number, thread in enumerate(threads):
                 thread.start()
-                while len(self.engine._scheduler._current) <= number:
+                while len(self.engine._scheduler._current) <= number or not self.batches:
                     thread.join(0.002)
         for thread in threads:
             thread.join()

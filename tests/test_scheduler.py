@@ -280,11 +280,11 @@ def test_closing_ends_the_wait_within_a_step() -> None:
     gate.wait_for_a_step()
     later = Asking(lambda: tasks.answers([Count("b", group="other")]))
     waiting(tasks, 1)
-    closing = Asking(tasks.close)
+    tasks.close()
     with pytest.raises(RuntimeError, match="the engine is closed"):
         later.answer()
     gate.let_all_through()
-    closing.answer()
+    tasks.wait(PATIENCE_S)
     for asking in (running.answer, lambda: tasks.answers([Count("c")])):
         with pytest.raises(RuntimeError, match="the engine is closed"):
             asking()
@@ -309,9 +309,7 @@ def test_draining_answers_what_was_asked_and_refuses_what_is_new() -> None:
 def test_no_thread_is_left_when_there_is_nothing_to_do() -> None:
     tasks = Scheduler(Gate())
     tasks.answers([Count("a")])
-    for thread in threading.enumerate():
-        if thread.name == "mt5":
-            thread.join(PATIENCE_S)
+    tasks.wait(PATIENCE_S)
     assert tasks._thread is None
 
 
