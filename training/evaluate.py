@@ -3,22 +3,29 @@
 import argparse
 import json
 import math
-from collections import Counter, defaultdict
+import re
+import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from string import Template
 
 import mt5
 from mt5 import infill
 from mt5.engine import Engine
 from mt5.tokenizer import MASK
-from training.data import HELD_OUT, WITHOUT_SPACES, WORD, read_facts, read_lines, split_facts, stable_hash
+from training.baselines import Counts
+from training.data import HELD_OUT, read_facts, split_facts, stable_hash
 from training.vocabulary import LANGUAGES
 
 BINS = 15
 FREE_PROMPTS = 50
 BATCH = 50
+REPORT = Path(__file__).with_name("figures.md")
+LOW = ("bits_per_byte", "calibration_error", "empty", "repeating")
+"""Figures that are better when they are low."""
 
 
 @dataclass(frozen=True)
@@ -150,47 +157,6 @@ def repeats(text: str) -> bool:
     )
 
 
-class Counts:
-    """A count model of a gap: the words seen between the same two neighbours on either side, then between
-    the same one, then after the same one, then before it, then the most frequent words of the language."""
-
-    def __init__(self, corpus: Path, language: str, gaps: Sequence[Gap]) -> None:
-        self.language = language
-        wanted = {context for gap in gaps for context in self.contexts(gap)}
-        self.counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-        self.all: Counter[str] = Counter()
-        for line in read_lines(corpus, language, longest=10**9):
-            words = self.words(line)
-            self.all.update(words)
-            padded = ["", "", *words, "", ""]
-            for place, word in enumerate(words, 2):
-                for context in self.around(padded[place - 2 : place], padded[place + 1 : place + 3]):
-                    if context in wanted:
-                        self.counts[context][word] += 1
-
-    def words(self, text: str) -> list[str]:
-        if self.language in WITHOUT_SPACES:
-            return [text[a:b] for a, b in infill.words(text)]
-        return WORD.findall(text)
-
-    @staticmethod
-    def around(left: Sequence[str], right: Sequence[str]) -> list[tuple[str, ...]]:
-        """The contexts of a word between its neighbours, longest first."""
-        return [("5", *left, *right), ("3", left[1], right[0]), ("after", left[1]), ("before", right[0])]
-
-    def contexts(self, gap: Gap) -> list[tuple[str, ...]]:
-        left, right = ["", "", *self.words(gap.before)], [*self.words(gap.after), "", ""]
-        return self.around(left[-2:], right[:2])
-
-    def ranked(self, gap: Gap) -> list[str]:
-        """Candidates for the gap, best first."""
-        found = [word for context in self.contexts(gap) for word, _ in self.counts[context].most_common(20)]
-        return list(dict.fromkeys([*found, *self.frequent()]))
-
-    def frequent(self) -> list[str]:
-        return [word for word, _ in self.all.most_common(20)]
-
-
 def hits(engine: Engine, gaps: Sequence[Gap], ranked: Sequence[Sequence[str]]) -> tuple[float, float]:
     """Shares of gaps whose first token begins the best candidate, or one of the five best beginnings."""
 
@@ -209,16 +175,16 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def figures(engine: Engine, corpus: Path, language: str, facts: Sequence[Gap]) -> Figures:
-    """Measure one language."""
+def measure(engine: Engine, corpus: Path, language: str, facts: Sequence[Gap]) -> tuple[list[Guess], Figures]:
+    """Measure one language; the guesses at its validation words as well."""
     gaps = word_gaps(corpus, language)
     guesses, written = guess(engine, gaps), fill(engine, [gap.prompt for gap in gaps])
     filled_facts = fill(engine, [gap.prompt for gap in facts])
     ranks = [rank for each in guesses for rank in each.ranks]
-    counts = Counts(corpus, language, gaps)
-    frequent = hits(engine, gaps, [counts.frequent()] * len(gaps))
-    counted = hits(engine, gaps, [counts.ranked(gap) for gap in gaps])
-    return Figures(
+    counts = Counts(corpus, language, [(gap.before, gap.after) for gap in gaps])
+    frequent = hits(engine, gaps, [counts.frequent] * len(gaps))
+    counted = hits(engine, gaps, [counts.ranked(gap.before, gap.after) for gap in gaps])
+    return guesses, Figures(
         facts=mean([text == gap.answer for text, gap in zip(filled_facts, facts, strict=True)]),
         first=mean([each.ranks[0] == 1 for each in guesses]),
         first_of_5=mean([each.ranks[0] <= 5 for each in guesses]),
@@ -237,15 +203,50 @@ def figures(engine: Engine, corpus: Path, language: str, facts: Sequence[Gap]) -
 
 
 def table(results: dict[str, Figures]) -> str:
-    """The figures as Markdown, in per cent, with their mean and the worst language."""
+    """The figures as Markdown, in per cent, with their mean and that of the worst language in each column."""
     columns = [field.name for field in fields(Figures)]
-    averages = {name: mean([getattr(row, name) for row in results.values()]) for name in columns}
+    rows = {code: asdict(row) for code, row in results.items()}
+    values = {name: [row[name] for row in rows.values()] for name in columns}
+    rows["**mean**"] = {name: mean(values[name]) for name in columns}
+    rows["**worst**"] = {name: max(values[name]) if name in LOW else min(values[name]) for name in columns}
     lines = ["| language | " + " | ".join(name.replace("_", " ") for name in columns) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
-    for label, row in [*((code, asdict(row)) for code, row in results.items()), ("**mean**", averages)]:
+    for label, row in rows.items():
         cells = [f"{row[n]:.2f}" if n == "bits_per_byte" else f"{100 * row[n]:.0f}" for n in columns]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def reliability(guesses: Sequence[Guess]) -> str:
+    """How often the first token is right when the model says so with a confidence, as Markdown."""
+    lines = ["| confidence | gaps | said on average | right |", "|---|---|---|---|"]
+    for number, group in enumerate(binned(guesses, 10)):
+        if group:
+            said, right = mean([g.confidence for g in group]), mean([g.ranks[0] == 1 for g in group])
+            lines.append(
+                f"| {10 * number}–{10 * number + 10} % | {len(group):,} | {said:.0%} | {right:.0%} |"
+            )
+    return "\n".join(lines)
+
+
+def report(results: dict[str, Figures], guesses: Sequence[Guess], facts: int) -> str:
+    """The section of the model card on what was measured."""
+    return Template(REPORT.read_text(encoding="utf-8")).substitute(
+        table=table(results),
+        reliability=reliability(guesses),
+        error=f"{100 * calibration_error(guesses):.1f}",
+        gaps=f"{len(guesses):,}",
+        facts=f"{facts:,}",
+        held_out=HELD_OUT,
+    )
+
+
+def in_card(card: str, section: str) -> str:
+    """The model card with its section "Figures" replaced. ValueError when it has none."""
+    found = re.search(r"^## Figures\n.*?(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError('The model card has no section "## Figures". Export the model again.')
+    return f"{card[: found.start()]}## Figures\n\n{section.strip()}\n\n{card[found.end() :]}"
 
 
 def main() -> None:
@@ -256,17 +257,29 @@ def main() -> None:
     )
     parser.add_argument("--languages", nargs="+", choices=LANGUAGES, default=LANGUAGES)
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
+    parser.add_argument(
+        "--card", action="store_true", help="write the figures into the checkpoint's README.md as well"
+    )
     options = parser.parse_args()
     facts = fact_gaps(options.corpus)
+    results: dict[str, Figures] = {}
+    guesses: list[Guess] = []
     with mt5.open(options.checkpoint, dtype="float32", device="cpu") as engine:
-        results = {code: figures(engine, options.corpus, code, facts[code]) for code in options.languages}
-    print(table(results))
-    total = sum(map(len, facts.values()))
-    print(f"\nFacts: one in {HELD_OUT} kept out of training by template, {total:,} in all.")
+        for code in options.languages:
+            own, results[code] = measure(engine, options.corpus, code, facts[code])
+            guesses += own
+            print(
+                code, json.dumps({k: round(v, 3) for k, v in asdict(results[code]).items()}), file=sys.stderr
+            )
+    section = report(results, guesses, sum(len(facts[code]) for code in options.languages))
+    print(section)
     if options.json:
         options.json.write_text(
             json.dumps({code: asdict(row) for code, row in results.items()}, indent=1) + "\n"
         )
+    if options.card:
+        card = options.checkpoint / "README.md"
+        card.write_text(in_card(card.read_text(encoding="utf-8"), section), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,10 +90,10 @@ def configuration(recipe: Recipe, vocab_size: int) -> dict[str, object]:
     }
 
 
-def export(run: Path, out: Path, figures: str = "Not measured yet.") -> str:
+def export(run: Path, out: Path) -> str:
     """Write config.json, model.safetensors, spiece.model and README.md; returns the SHA-256 of the weights.
 
-    The weights are the running average of the run. figures: the table of training.evaluate for the card.
+    The weights are the running average of the run.
     ValueError when the files would be too large to ship.
     """
     state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
@@ -117,7 +117,6 @@ def export(run: Path, out: Path, figures: str = "Not measured yet.") -> str:
         "sha256": sha256,
         "minutes": f"{state['seconds'] / 60:.0f}",
         "steps": f"{state['step']:,}",
-        "figures": figures,
     } | {name: str(value) for name, value in config.items()}
     (out / "README.md").write_text(
         Template(CARD.read_text(encoding="utf-8")).substitute(facts), encoding="utf-8"
@@ -129,14 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=OUT, help="folder of the training run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--figures", type=Path, help="what training.evaluate printed about these weights, for the card"
-    )
     options = parser.parse_args()
-    figures = (
-        {} if options.figures is None else {"figures": options.figures.read_text(encoding="utf-8").strip()}
-    )
-    print(f"{options.out}: model.safetensors has SHA-256 {export(options.run, options.out, **figures)}")
+    print(f"{options.out}: model.safetensors has SHA-256 {export(options.run, options.out)}")
 
 
 if __name__ == "__main__":
