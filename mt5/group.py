@@ -86,6 +86,10 @@ class Group:
         finally:
             self._waiting.pop(request, None)
 
+    def dismiss(self) -> None:
+        """Tell the ranks that they are not needed any more, so that nobody starts them again."""
+        self._tell(("end",))
+
     def close(self) -> None:
         for connection in self.connections:
             connection.close()

@@ -119,8 +119,8 @@ class Rank:
             network = self._load(plan, path or plan.path, self._join(plan))
             while True:
                 self._obey(network, self.connection.recv())
-        except EOFError:
-            os._exit(0)
+        except EOFError:  # the engine gave this group up, or died
+            os._exit(1)
         except CheckpointError as fault:
             self.send("refused", str(fault))
         except BaseException as fault:
@@ -132,7 +132,7 @@ class Rank:
             with self._sending:
                 self.connection.send(message)
         except OSError:
-            os._exit(0)  # the engine is gone
+            os._exit(1)  # the engine is gone
 
     def _beat(self) -> None:
         while True:
@@ -189,6 +189,8 @@ class Rank:
                 self._answer(request, lambda: self._step(request, value))
             case "drop", int(request):
                 self.running.pop(request, None)
+            case ("end",):
+                os._exit(0)
 
     def _called(
         self, request: int, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]

@@ -148,6 +148,7 @@ class Ranks:
             group, self._group = self._group, None
             self._become("closed", "The model was shut down.")
         if group:
+            group.dismiss()
             group.fail(GroupError("the engine was closed"))
             group.close()
         with suppress(OSError), socket.socket(_family(self.desk.address)) as knock:

@@ -21,13 +21,13 @@ MARK = "MT5_TEST_RUN"
 
 
 @contextmanager
-def drilled(path: Path, drill=None, size: int = 2, **options) -> Iterator[Engine]:
+def drilled(path: Path, drill=None, size: int = 2, dtype=torch.float32) -> Iterator[Engine]:
     """An engine like `mt5.open(path, tensor_parallel=size)`, its ranks drilled; leaves no process behind."""
     one = mt5.open(path, dtype="float32")
     files = [path] if path.is_file() else [path / "model.safetensors"]
     stamp = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    plan = Plan(str(path), torch.float32, "cpu", size, "", stamp, threads=1, drill=drill)
-    with nothing_left(), Engine(Ranks(plan, **options), one.tokenizer, replace(one.info)) as engine:
+    plan = Plan(str(path), dtype, "cpu", size, "", stamp, threads=1, drill=drill)
+    with nothing_left(), Engine(Ranks(plan), one.tokenizer, replace(one.info)) as engine:
         yield engine
 
 

@@ -3,18 +3,30 @@
 import json
 import os
 import random
+import signal
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 import mt5
-from tests.rank_engine import DATA, HF, NEMO, drilled, nothing_left
+from tests.rank_engine import DATA, HF, NEMO, drilled, nothing_left, until
 
 pytestmark = pytest.mark.slow
 PROMPT = "La capitale de la France est <mask>."
 # an all-reduce sums in another order
 TOLERANCE = 1e-4
+ROOT = Path(__file__).parent.parent
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 @cache
@@ -58,9 +70,7 @@ def test_a_seed_draws_the_same_tokens_over_any_number_of_ranks(path):
     assert drawn[0] == drawn[1] == drawn[2]
 
 
-@pytest.mark.parametrize(
-    "size, message", [(3, "3 ranks"), (0, "from 1"), (8, "8 ranks")]
-)
+@pytest.mark.parametrize("size, message", [(3, "3 ranks"), (0, "from 1"), (8, "8 ranks")])
 def test_a_number_of_ranks_that_cannot_be_is_refused_by_name(size, message):
     with pytest.raises(mt5.CheckpointError, match=message):
         mt5.open(HF, tensor_parallel=size)
@@ -91,13 +101,14 @@ def test_streams_of_several_threads_do_not_mix():
 def test_a_hundred_cancelled_streams_leave_the_ranks_in_step():
     rng = random.Random(3)
     with drilled(NEMO) as engine:
-        wanted = engine.fill(PROMPT)
+        wanted = engine.fill(PROMPT).text
         for _ in range(100):
             stream = engine.stream(PROMPT, strategy="sample", seed=rng.randrange(999), max_new_tokens=30)
             for _ in range(rng.randrange(4)):
                 next(stream, None)
             stream.close()
-        assert engine.fill(PROMPT) == wanted
+        # with another setting, so that it is not known from before
+        assert engine.fill(PROMPT, num_alternatives=0).text == wanted
         assert len(set(engine.network.collectives)) == 1
 
 
@@ -121,3 +132,21 @@ def test_attention_over_ranks_is_that_of_one_process():
         for ours, theirs in zip(one.attention(fill).weights, two.attention(fill).weights, strict=True):
             for row, other in zip(ours, theirs, strict=True):
                 assert row == pytest.approx(other, abs=TOLERANCE)
+
+
+def test_ranks_of_two_launchers_join_an_engine_and_come_back_after_a_fault(monkeypatch):
+    monkeypatch.setenv("MT5_RANKS_KEY", "a secret of this test")
+    desk, meeting = free_port(), free_port()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    command += ["--max-restarts=3", "--master-addr=127.0.0.1", f"--master-port={meeting}"]
+    with nothing_left(30), ExitStack() as stack:
+        for node in range(2):
+            rank = ["-m", "mt5.ranks", f"--engine=127.0.0.1:{desk}", f"--checkpoint={NEMO}"]
+            launcher = subprocess.Popen([*command, f"--node-rank={node}", *rank], cwd=ROOT)
+            stack.callback(launcher.wait, 60)
+            stack.callback(launcher.terminate)
+        with mt5.open(NEMO, tensor_parallel=2, dtype="float32", listen=f"127.0.0.1:{desk}") as engine:
+            text = engine.fill(PROMPT).text
+            os.kill(engine.network.facts[1].pid, signal.SIGKILL)
+            until(lambda: engine.health.state == "restarting", 2)
+            assert engine.fill(PROMPT, num_alternatives=0).text == text
