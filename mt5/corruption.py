@@ -15,7 +15,8 @@ class Corruption:
 
     pieces: the sentence's tokens. spans: [start, end) of each in `pieces`; span k is behind sentinel k.
     source: the encoder's ids, a sentinel in place of every span. target: sentinel 0, span 0, …, eos.
-    source_text, target_text: both as a person reads them.
+    source_text, target_text: both as a person reads them. parts: the text around the spans, one more than
+    there are; removed: that of the spans.
     """
 
     text: str
@@ -25,6 +26,8 @@ class Corruption:
     target: tuple[int, ...]
     source_text: str
     target_text: str
+    parts: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 def draw_spans(
@@ -75,23 +78,28 @@ def corrupt(
     pieces = [tokenizer.piece(id_) for id_ in ids]
     source: list[int] = []
     target: list[int] = []
-    source_text = target_text = ""
+    parts: list[str] = []
+    removed: list[str] = []
     end = 0
-    for number, (start, stop) in enumerate(spans):
-        sentinel, name = tokenizer.sentinels[number], f"<extra_id_{number}>"
+    for (start, stop), sentinel in zip(spans, tokenizer.sentinels, strict=False):
         source += [*ids[end:start], sentinel]
         target += [sentinel, *ids[start:stop]]
         # the space before a masked word is masked with it, but without it nobody could read the input
-        gap = f" {name}" if pieces[start].startswith(SPACE) else name
-        source_text += tokenizer.decode(ids[end:start]) + gap
-        target_text += f" {name}{tokenizer.decode(ids[start:stop])}"
+        gap = " " if pieces[start].startswith(SPACE) else ""
+        parts.append(tokenizer.decode(ids[end:start]) + gap)
+        removed.append(tokenizer.decode(ids[start:stop]))
         end = stop
+    parts = [parts[0].lstrip(), *parts[1:], tokenizer.decode(ids[end:]).rstrip()]
+    source_text = parts[0] + "".join(f"<extra_id_{n}>{part}" for n, part in enumerate(parts[1:]))
+    target_text = "".join(f"<extra_id_{n}>{span} " for n, span in enumerate(removed))
     return Corruption(
         text,
         tuple(pieces),
         tuple(spans),
         (*source, *ids[end:]),
         (*target, tokenizer.eos_id),
-        (source_text + tokenizer.decode(ids[end:])).strip(),
-        f"{target_text.strip()} </s>",
+        source_text,
+        f"{target_text}</s>",
+        tuple(parts),
+        tuple(span.strip() for span in removed),
     )

@@ -185,6 +185,15 @@ class Engine:
         rng = random.Random(seed)
         return corruption.corrupt(text, self.tokenizer, density=density, mean_span=mean_span, rng=rng)
 
+    def restore(self, corruption: Corruption, **settings: Unpack[SettingsOptions]) -> Fill:
+        """What the model writes for the spans of a corruption, given the very ids of its source."""
+        parts, chosen = corruption.parts, Settings(**settings)
+        masked = MaskedPrompt(infill.MASK.join(parts), parts)
+        eos = [self.config.eos_id] if self.config.source_eos else []
+        [task] = self._tasks([masked], chosen, sources=[[*corruption.source, *eos]])
+        [state] = self._answers([task])
+        return self._codec.fill(masked, task.source, state, chosen)
+
     @overload
     def generate(
         self,
@@ -262,12 +271,24 @@ class Engine:
         """A result for JSON, with the model, the settings and the tokens given: see record.record."""
         return record(result, self.info, settings, given)
 
-    def _tasks(self, masked: Sequence[MaskedPrompt], settings: Settings, given: Given = ()) -> list[Decoding]:
+    def _tasks(
+        self,
+        masked: Sequence[MaskedPrompt],
+        settings: Settings,
+        given: Given = (),
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> list[Decoding]:
+        """How the prompts are decoded. sources: what the encoder reads, by default the prompts' own ids."""
         # a seed that has no effect must not keep apart what is the same
         asked = settings if settings.strategy == "sample" else replace(settings, seed=0)
+        read = (
+            [self._codec.source(one) for one in masked]
+            if sources is None
+            else map(self._codec.readable, sources)
+        )
         return [
-            Decoding(tuple(self._codec.source(one)), self._codec.rules(one, settings, given), asked)
-            for one in masked
+            Decoding(tuple(source), self._codec.rules(one, settings, given), asked)
+            for one, source in zip(masked, read, strict=True)
         ]
 
     def _filled(self, masked: Sequence[MaskedPrompt], settings: Settings, given: Given = ()) -> list[Fill]:

@@ -10,6 +10,8 @@ from mt5.info import Info
 from mt5.results import Attention, Fill, Filled, Score, Span, Sweep, Token, finite
 from mt5.settings import Settings
 
+NO_PART_OF_A_RECORD = ("config", "path", "load_s", "rank_memory")
+"""Facts that say nothing of the answer: the same question must make the same file."""
 Result = Fill | Score | Sweep | Corruption | Attention
 
 
@@ -22,7 +24,7 @@ def record(
     has no word for is None.
     """
     asked = asdict(settings) if isinstance(settings, Settings) else dict(settings)
-    facts = {key: value for key, value in info.facts().items() if key not in ("config", "path")}
+    facts = {key: value for key, value in info.facts().items() if key not in NO_PART_OF_A_RECORD}
     own = _OF[type(result)](result)
     begun = {"given": [list(ids) for ids in given]} if given else {}
     return {**own, **begun, "model": facts, "settings": asked, "version": __version__}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mt5.corruption import LONGEST_SPAN, Corruption, corrupt, draw_spans
 from mt5.errors import PromptError
+from mt5.infill import MaskedPrompt, splice
 from mt5.tokenizer import Tokenizer
 
 MT5 = Tokenizer.huggingface(
@@ -89,6 +90,18 @@ def test_a_person_can_read_the_pair() -> None:
     words = ["est"] * 4
     words[start] = "<extra_id_0>"
     assert (result.source_text, result.target_text) == (" ".join(words), "<extra_id_0> est </s>")
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 0.9), st.floats(1, 10))
+def test_the_text_around_the_spans_and_that_of_the_spans_make_the_sentence(
+    seed: int, density: float, mean_span: float
+) -> None:
+    sentence = "1 <extra_id_0> <mask> l'été"  # markers typed as text
+    result = corrupted(seed, density, mean_span, sentence)
+    masked = MaskedPrompt("", result.parts)
+    names = [f"<extra_id_{number}>" for number in range(len(result.removed))]
+    assert splice(masked, names) == result.source_text
+    assert splice(masked, result.removed).replace(" ", "") == sentence.replace(" ", "")
 
 
 @pytest.mark.parametrize(

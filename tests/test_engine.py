@@ -271,6 +271,24 @@ def test_corruption_with_one_seed_is_always_the_same(embedded):
     assert one.target[-1] == embedded.config.eos_id
 
 
+def test_a_corruption_is_restored_from_the_very_ids_of_its_source(embedded):
+    corruption = embedded.corrupt("La capitale de la France est <extra_id_0> Paris.", density=0.3, seed=1)
+    fill = embedded.restore(corruption)
+    pieces = [embedded.tokenizer.piece(id_) for id_ in corruption.source]
+    assert fill.masked_input.split(" ") == pieces
+    assert len(fill.spans) == len(corruption.spans) and all(span.tokens for span in fill.spans)
+    assert fill.text.startswith(corruption.parts[0]) and fill.text.endswith(corruption.parts[-1])
+    # teacher forcing of what was written, after the same ids
+    target = [id_ for n, span in enumerate(fill.spans) for id_ in (
+        embedded.tokenizer.sentinels[n], *(token.id for token in span.tokens)
+    )]  # fmt: skip
+    scored = embedded.log_probs([*corruption.source, embedded.config.eos_id], target)
+    own = [
+        value for value, id_ in zip(scored, target, strict=True) if id_ not in embedded.tokenizer.sentinels
+    ]
+    assert [token.log_prob for token in fill.tokens] == pytest.approx(own, abs=1e-4)
+
+
 def test_log_probs_of_written_ids_are_those_reported(embedded):
     source = [*embedded.tokenizer.encode("Hello world"), 1]
     written = embedded.generate(source, max_new_tokens=6, stop=False)
