@@ -52,7 +52,7 @@ def open(
             dtype=chosen,
             device=place.type,
             size=tensor_parallel,
-            meeting="env://",
+            meeting="",  # chosen anew at every start
             stamp=checkpoint.stamp,
             threads=max(1, len(os.sched_getaffinity(0)) // tensor_parallel) if listen is None else None,
         )

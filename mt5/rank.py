@@ -31,9 +31,9 @@ COLLECTIVE_S = 60.0
 class Plan:
     """What ranks load, and where they meet.
 
-    meeting: where they find each other, as torch.distributed's init_method. stamp: of the checkpoint, as the
-    engine saw it. threads: of each rank, None for torch's choice. drill: called with rank and event ("start",
-    "joined", "loaded", "step"), so that tests can make a rank fail.
+    meeting: where they find each other: a file on this machine, else a name on the engine's board. stamp: of
+    the checkpoint, as the engine saw it. threads: of each rank, None for torch's choice. drill: called with
+    rank and event ("start", "joined", "loaded", "step"), so that tests can make a rank fail.
     """
 
     path: str
@@ -85,7 +85,10 @@ class CountedShard(Shard):
 
 @dataclass(frozen=True)
 class Desk:
-    """Where the engine listens, and the secret by which it and its ranks know each other."""
+    """Where the engine listens, and the secret by which it and its ranks know each other.
+
+    An address of host and port has the next port for the board on which ranks find each other.
+    """
 
     address: str | tuple[str, int]
     key: bytes
@@ -145,12 +148,15 @@ class Rank:
         backend = "nccl" if plan.device == "cuda" else "gloo"
         if plan.device == "cuda":
             torch.cuda.set_device(self.number % torch.cuda.device_count())
+        patience = timedelta(seconds=JOIN_S)
+        if isinstance(self.desk.address, str):
+            store = dist.FileStore(plan.meeting, plan.size)
+        else:
+            host, port = self.desk.address
+            board = dist.TCPStore(host, port + 1, is_master=False, timeout=patience)
+            store = dist.PrefixStore(plan.meeting, board)
         dist.init_process_group(
-            backend,
-            init_method=plan.meeting,
-            rank=self.number,
-            world_size=plan.size,
-            timeout=timedelta(seconds=JOIN_S),
+            backend, store=store, rank=self.number, world_size=plan.size, timeout=patience
         )
         group = dist.new_group(range(plan.size), timeout=timedelta(seconds=COLLECTIVE_S))
         self.send("joined")

@@ -24,6 +24,8 @@ from queue import Empty, SimpleQueue
 from threading import Condition, Thread
 from typing import Any
 
+import torch.distributed as dist
+
 from mt5.errors import CheckpointError, RankError
 from mt5.group import Group, GroupError
 from mt5.info import Health
@@ -66,6 +68,7 @@ class Ranks:
         self._arrivals: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
         try:
             self._listener = Listener(self.desk.address, backlog=64, authkey=self.desk.key)
+            self._board = None if listen is None else _board(listen)
         except OSError as fault:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise CheckpointError(
@@ -216,9 +219,9 @@ class Ranks:
         while not self._arrivals.empty():  # of ranks whose group is gone
             self._arrivals.get()[1].close()
         plan, size = self.plan, self.plan.size
+        self._meetings += 1  # every start has one of its own, and does not find what the last one left
+        plan = replace(plan, meeting=str(self._folder / f"meeting-{self._meetings}"))
         if self._nursery:
-            self._meetings += 1  # a file of its own for every start: none finds the last one's
-            plan = replace(plan, meeting=f"file://{self._folder}/meeting-{self._meetings}")
             self._nursery.fork(size, self.desk)
         came: dict[int, Connection] = {}
         patience = JOIN_S if self.local else READY_S
@@ -230,7 +233,7 @@ class Ranks:
                 raise GroupError(
                     f"rank {', '.join(map(str, absent))} did not come in {patience:.0f} s"
                 ) from None
-            came[number] = connection
+            came = {rank: other for rank, other in came.items() if not other.poll()} | {number: connection}
         group = Group([came[rank] for rank in range(size)], self.progress, self._recover)
         try:
             group.start(plan)
@@ -289,6 +292,14 @@ class Ranks:
 
 def _family(address: str | tuple[str, int]) -> socket.AddressFamily:
     return socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+
+
+def _board(listen: tuple[str, int]) -> dist.TCPStore:
+    """Where ranks on several machines write down how to reach them."""
+    try:
+        return dist.TCPStore(listen[0], listen[1] + 1, is_master=True, wait_for_workers=False)
+    except RuntimeError as fault:
+        raise OSError(f"port {listen[1] + 1}: {str(fault).splitlines()[0]}") from fault
 
 
 def key_of(environment: Mapping[str, str]) -> bytes:
