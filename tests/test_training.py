@@ -23,12 +23,16 @@ from training.data import (
     Example,
     Fact,
     Lessons,
+    Phrase,
     gaps,
+    lessons_of,
     many_gaps,
     masked,
     read_facts,
+    read_phrases,
     split_facts,
     text_examples,
+    unbracketed,
 )
 from training.export import export
 from training.packing import IGNORED, Pack, hidden, packs
@@ -135,7 +139,7 @@ def test_a_held_out_fact_is_trained_on_through_another_template(corpus: Path) ->
 
 def test_held_out_facts_are_never_in_the_training_stream(corpus: Path, tokenizer: Tokenizer) -> None:
     train, held = split_facts(read_facts(corpus))
-    lessons = Lessons(train, tokenizer, random.Random(0))
+    lessons = Lessons(lessons_of(train, ()), tokenizer, random.Random(0))
     seen = {tuple(example.source) for _, example in islice(lessons, 5_000)}
     kept_out = {tuple(masked(fact.text, [fact.span], tokenizer).source) for fact in held}
     assert not seen & kept_out
@@ -143,7 +147,7 @@ def test_held_out_facts_are_never_in_the_training_stream(corpus: Path, tokenizer
 
 def test_a_known_fact_comes_less_often(corpus: Path, tokenizer: Tokenizer) -> None:
     facts = read_facts(corpus)[:2]
-    lessons = Lessons(facts, tokenizer, random.Random(0))
+    lessons = Lessons(lessons_of(facts, ()), tokenizer, random.Random(0))
     lessons.hear([0, 1, UNNUMBERED], [KNOWN / 2, KNOWN * 2, 0.0])
     numbers = [number for number, _ in islice(lessons, 1_000)]
     assert lessons.known() == 0.5
@@ -151,10 +155,23 @@ def test_a_known_fact_comes_less_often(corpus: Path, tokenizer: Tokenizer) -> No
 
 
 def test_the_pieces_of_lessons_hold_all_that_is_to_be_said(corpus: Path, tokenizer: Tokenizer) -> None:
-    lessons = Lessons(read_facts(corpus), tokenizer, random.Random(0))
+    lessons = Lessons(lessons_of(read_facts(corpus), ()), tokenizer, random.Random(0))
     pieces = set(lessons.pieces())
     assert all(pieces.issuperset(example.target) for _, example in islice(lessons, 2_000))
     assert lessons.pieces() == sorted(pieces)
+
+
+def test_gaps_of_a_phrase_stand_in_brackets() -> None:
+    assert unbracketed("Birds [fly], fish [swim].") == ("Birds fly, fish swim.", ((6, 9), (16, 20)))
+    phrase = Phrase("en", "two masks", "Two.", *unbracketed("Birds [fly], fish [swim]."))
+    assert phrase.prompt == "Birds <mask>, fish <mask>."
+    assert [lesson.gaps for lesson in lessons_of((), [phrase])] == [phrase.gaps, ((6, 9),), ((16, 20),)]
+
+
+def test_every_language_has_phrases_of_every_kind() -> None:
+    kinds = {(phrase.language, phrase.kind) for phrase in read_phrases()}
+    assert {language for language, _ in kinds} == set(vocabulary.LANGUAGES)
+    assert len(kinds) == len(vocabulary.LANGUAGES) * len({kind for _, kind in kinds})
 
 
 def test_a_sentence_that_two_facts_share_is_not_held_out() -> None:
@@ -208,7 +225,7 @@ def test_a_pack_holds_every_example_whole_and_apart() -> None:
 
 def test_an_example_in_a_pack_is_computed_as_if_alone(corpus: Path, tokenizer: Tokenizer) -> None:
     model = Training(SMALL, tokenizer, CPU).model
-    lessons = Lessons(read_facts(corpus)[:6], tokenizer, random.Random(0))
+    lessons = Lessons(lessons_of(read_facts(corpus)[:6], ()), tokenizer, random.Random(0))
     pack = next(packs(iter(lessons), **SIZES))
     with torch.no_grad():
         states = hidden(model, pack)
@@ -223,7 +240,7 @@ def test_an_example_in_a_pack_is_computed_as_if_alone(corpus: Path, tokenizer: T
 
 def test_loss_falls_within_a_few_steps(corpus: Path, tokenizer: Tokenizer) -> None:
     training = Training(replace(SMALL, warmup_steps=1), tokenizer, CPU)
-    lessons = Lessons(split_facts(read_facts(corpus))[0], tokenizer, random.Random(0))
+    lessons = Lessons(lessons_of(split_facts(read_facts(corpus))[0], ()), tokenizer, random.Random(0))
     pieces = torch.tensor(lessons.pieces())
     losses = [training.update(pack, 0.0, pieces)[0] for pack in islice(packs(iter(lessons), **SIZES), 30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -233,7 +250,7 @@ def test_choosing_among_all_pieces_is_choosing_from_the_whole_vocabulary(
     corpus: Path, tokenizer: Tokenizer
 ) -> None:
     training = Training(SMALL, tokenizer, CPU)
-    lessons = Lessons(read_facts(corpus)[:9], tokenizer, random.Random(0))
+    lessons = Lessons(lessons_of(read_facts(corpus)[:9], ()), tokenizer, random.Random(0))
     pack = next(packs(iter(lessons), **SIZES))
     with torch.no_grad():
         whole, owners = training.losses(pack, None)
@@ -260,7 +277,7 @@ def test_text_follows_when_the_facts_have_had_their_time(tokenizer: Tokenizer) -
 def test_a_resumed_run_goes_on_as_if_never_stopped(
     corpus: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    lessons = Lessons(split_facts(read_facts(corpus))[0], tokenizer, random.Random(0))
+    lessons = Lessons(lessons_of(split_facts(read_facts(corpus))[0], ()), tokenizer, random.Random(0))
     coming: list[Pack] = list(islice(packs(iter(lessons), **SIZES), 12))
     whole = Training(SMALL, tokenizer, CPU)
     for pack in coming:

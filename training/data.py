@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mt5 import infill
 from mt5.tokenizer import Tokenizer
 from training.vocabulary import LANGUAGES
 
@@ -20,12 +21,13 @@ HELD_OUT = 10
 """One in so many facts with a second template is kept for evaluation."""
 LONGEST_LINE = 60
 LANGUAGE_EXPONENT = 0.4
-KNOWN = 0.1
-"""A fact whose answer costs less nats than this is known: it is repeated in one pass of a few only."""
+KNOWN = 0.3
+"""A lesson whose answer costs fewer nats than this is known: it is repeated in one pass of a few only."""
 REPEATED = 0.25
 OTHER_WORDS = 0.05
 MOST_GAPS = 6
 UNNUMBERED = -1
+PHRASES = Path(__file__).with_name("phrases.json")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,36 @@ class Fact:
     def prompt(self) -> str:
         start, end = self.span
         return f"{self.text[:start]}<mask>{self.text[end:]}"
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """An everyday sentence; shows: what it is an example of; gaps: where words are to be filled in."""
+
+    language: str
+    kind: str
+    shows: str
+    text: str
+    gaps: tuple[tuple[int, int], ...]
+
+    @property
+    def prompt(self) -> str:
+        return (
+            "".join(
+                f"{self.text[before:start]}<mask>"
+                for before, (start, _) in zip((0, *(end for _, end in self.gaps)), self.gaps, strict=False)
+            )
+            + self.text[self.gaps[-1][1] :]
+        )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A sentence to be learnt by heart, with the gaps whose words are to be said."""
+
+    language: str
+    text: str
+    gaps: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -103,11 +135,11 @@ def read_lines(corpus: Path, language: str, longest: int = LONGEST_LINE) -> list
     return [line for line in lines if len(line) <= (longest // 2 if language in WITHOUT_SPACES else longest)]
 
 
-def words(text: str, language: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
-    """Spans of the words; where they are not separated by spaces, those of the pieces that hold letters."""
-    if language not in WITHOUT_SPACES:
-        return [match.span() for match in WORD.finditer(text)]
-    return [(a, b) for a, b in tokenizer.spans(text) if any(c.isalnum() for c in text[a:b])]
+def words(text: str, language: str) -> list[tuple[int, int]]:
+    """Spans of the words."""
+    if language in WITHOUT_SPACES:
+        return infill.words(text)
+    return [match.span() for match in WORD.finditer(text)]
 
 
 def gaps(spans: Sequence[tuple[int, int]], rng: random.Random) -> list[tuple[int, int]]:
@@ -134,41 +166,72 @@ def masked(text: str, chosen: Sequence[tuple[int, int]], tokenizer: Tokenizer) -
     return Example([*tokenizer.encode_masked(parts), tokenizer.eos_id], [*target, tokenizer.eos_id])
 
 
-class Lessons:
-    """Facts without end, those that are known already less often; mostly the object is masked.
+def read_phrases() -> list[Phrase]:
+    """The everyday phrases of phrases.json."""
+    themes = json.loads(PHRASES.read_text(encoding="utf-8"))
+    return [
+        Phrase(language, theme["kind"], theme["shows"], *unbracketed(sentence))
+        for theme in themes
+        for language, sentences in theme["sentences"].items()
+        for sentence in sentences
+    ]
 
-    heard: what a fact's answer cost when it was last seen, in nats, one a fact; infinite before.
+
+def unbracketed(sentence: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """A sentence without the brackets around its gaps, and where these stand, [start, end) in characters."""
+    text, chosen = "", []
+    for part in re.split(r"(\[.+?\])", sentence):
+        plain = part.strip("[]")
+        if plain != part:
+            chosen.append((len(text), len(text) + len(plain)))
+        text += plain
+    return text, tuple(chosen)
+
+
+def lessons_of(facts: Sequence[Fact], phrases: Sequence[Phrase]) -> list[Lesson]:
+    """Facts with their object to be said, phrases with all their gaps at once and with each alone."""
+    return [Lesson(fact.language, fact.text, (fact.span,)) for fact in facts] + [
+        Lesson(phrase.language, phrase.text, gaps)
+        for phrase in phrases
+        for gaps in dict.fromkeys([phrase.gaps, *((gap,) for gap in phrase.gaps)])
+    ]
+
+
+class Lessons:
+    """Examples without end, of what is known already less often; now and then another word is masked.
+
+    heard: what a lesson's answer cost when it was last seen, in nats, one a lesson; infinite before.
     """
 
-    def __init__(self, facts: Sequence[Fact], tokenizer: Tokenizer, rng: random.Random) -> None:
-        self.facts, self.tokenizer, self.rng = facts, tokenizer, rng
-        self.examples = [masked(fact.text, [fact.span], tokenizer) for fact in facts]
-        self.heard = [math.inf] * len(facts)
+    def __init__(self, lessons: Sequence[Lesson], tokenizer: Tokenizer, rng: random.Random) -> None:
+        self.lessons, self.tokenizer, self.rng = lessons, tokenizer, rng
+        self.examples = [masked(lesson.text, lesson.gaps, tokenizer) for lesson in lessons]
+        self.heard = [math.inf] * len(lessons)
 
     def __iter__(self) -> Iterator[tuple[int, Example]]:
-        """Examples with the number of their fact, UNNUMBERED where it is another word that is masked."""
+        """Examples with the number of their lesson, UNNUMBERED where it is another word that is masked."""
         while True:
-            for number in self.rng.sample(range(len(self.facts)), len(self.facts)):
+            for number in self.rng.sample(range(len(self.lessons)), len(self.lessons)):
                 if self.heard[number] < KNOWN and self.rng.random() > REPEATED:
                     continue
-                fact = self.facts[number]
+                lesson = self.lessons[number]
                 if self.rng.random() >= OTHER_WORDS:
                     yield number, self.examples[number]
-                elif spans := words(fact.text, fact.language, self.tokenizer):
-                    yield UNNUMBERED, masked(fact.text, gaps(spans, self.rng), self.tokenizer)
+                elif spans := words(lesson.text, lesson.language):
+                    yield UNNUMBERED, masked(lesson.text, gaps(spans, self.rng), self.tokenizer)
 
     def hear(self, numbers: Sequence[int], losses: Sequence[float]) -> None:
-        """Note what the answers of these facts cost just now."""
+        """Note what the answers of these lessons cost just now."""
         for number, loss in zip(numbers, losses, strict=True):
             if number != UNNUMBERED:
                 self.heard[number] = loss
 
     def known(self) -> float:
-        """The share of the facts that are known."""
+        """The share of the lessons that are known."""
         return sum(loss < KNOWN for loss in self.heard) / len(self.heard)
 
     def pieces(self) -> list[int]:
-        """Every id that the facts hold, in order, and the sentinels that their gaps may need."""
+        """Every id that the lessons hold, in order, and the sentinels that their gaps may need."""
         ids = {id_ for example in self.examples for id_ in (*example.source, *example.target)}
         return sorted(ids | set(self.tokenizer.sentinels[:MOST_GAPS]))
 
@@ -184,7 +247,7 @@ def text_examples(corpus: Path, tokenizer: Tokenizer, rng: random.Random) -> Ite
     while True:
         [language] = rng.choices(LANGUAGES, weights)
         text = rng.choice(lines[language])
-        if spans := words(text, language, tokenizer):
+        if spans := words(text, language):
             chosen = gaps(spans, rng) if rng.random() < 0.5 else many_gaps(spans, rng)
             yield UNNUMBERED, masked(text, chosen, tokenizer)
 

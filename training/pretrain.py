@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mt5.model import MT5
 from mt5.tokenizer import Tokenizer
 from training import cooccurrence
-from training.data import Lessons, read_facts, split_facts, text_examples
+from training.data import Lessons, lessons_of, read_facts, read_phrases, split_facts, text_examples
 from training.packing import IGNORED, Pack, hidden, packs
 from training.recipe import Recipe, initialise, model_config
 
@@ -145,7 +145,8 @@ def run(training: Training, corpus: Path, tokenizer: Tokenizer, *, minutes: floa
     """
     recipe, budget = training.recipe, minutes * 60
     rng = random.Random(recipe.seed + training.step)
-    lessons = Lessons(split_facts(read_facts(corpus))[0], tokenizer, rng)
+    train, _ = split_facts(read_facts(corpus))
+    lessons = Lessons(lessons_of(train, read_phrases()), tokenizer, rng)
     pieces = torch.tensor(lessons.pieces(), device=training.device)
     sizes = {"rows": recipe.rows, "source": recipe.source, "target": recipe.target}
     facts, texts = packs(iter(lessons), **sizes), packs(text_examples(corpus, tokenizer, rng), **sizes)
