@@ -1,30 +1,49 @@
 """The page on an engine without a model, as a process of its own: `python -m tests.fake_page`.
 
-A prompt that holds "slow" gets three hundred tokens, one every 0.1 s. Every token is a line of output.
+A prompt that holds "slow" gets three hundred tokens, one every 0.1 s. Every token is a line of output. Two
+other models can be chosen, one of which cannot be opened.
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # before gradio is imported: it looks for its maker's server otherwise
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-from mt5.infill import Fill
+from mt5.errors import CheckpointError
+from mt5.results import Fill
+from mt5.web.models import Models
 from mt5.web.page import build_page, serving
 from tests.fake_engine import FakeEngine
 
+MODELS = {"fake": "fake", "other": "other", "broken": "broken"}
+
 
 class Paced(FakeEngine):
-    def stream(self, prompt: str, **settings: Any) -> Iterator[Fill]:
-        slow = FakeEngine(("▁slow",) * 300, 0.1) if "slow" in prompt else FakeEngine()
-        for result in slow.stream(prompt, **settings):
+    def stream(self, prompt: str, *, given: Sequence[Sequence[int]] = (), **settings: Any) -> Iterator[Fill]:
+        slow = FakeEngine(("▁slow",) * 300, 0.1) if "slow" in prompt else FakeEngine(self.pieces)
+        for result in slow.stream(prompt, given=given, **settings):
             print("token", flush=True)
             yield result
 
+    def fill(self, prompt: Any, **settings: Any) -> Any:
+        if isinstance(prompt, list) and any("slow" in one for one in prompt):
+            time.sleep(0.5)
+        return super().fill(prompt, **settings)
+
+
+def opened(path: str) -> FakeEngine:
+    time.sleep(1.5)
+    if path == "broken":
+        raise CheckpointError("broken: no such checkpoint.")
+    return Paced(("▁Ro", "ma"), name=path)
+
 
 if __name__ == "__main__":
-    page = build_page(Paced())
-    _, url, _ = page.launch(server_name="127.0.0.1", **serving())
+    models = Models(Paced(), MODELS, opened)
+    page = build_page(models)
+    _, url, _ = page.launch(server_name="127.0.0.1", **serving(models))
     print(f"The page is at {url}", flush=True)
     page.block_thread()

@@ -3,9 +3,13 @@
 import csv
 import io
 import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mt5 import __version__
+import gradio as gr
+
+from mt5.web.tab import LIGHT, Shell
+from mt5.web.text import Text, text_of
 
 # runs in the browser, on what `as_json` or `as_csv` returned
 SAVE = """(file) => {
@@ -18,38 +22,73 @@ SAVE = """(file) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
 
-COLUMNS = ("mask", "token", "id", "piece", "log_prob", "prompt", "text", "settings", "sha256", "version")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 """What a spreadsheet takes for a formula, or for the mark that keeps it from doing so."""
+PROVENANCE = ("settings", "model", "sha256", "version")
+Maker = Callable[[Any], str]
 
 
-def as_json(record: dict[str, Any] | None) -> str:
-    """A filled prompt with settings, model and version, as a file for SAVE; "" when there is none."""
-    if record is None:
-        return ""
-    content = json.dumps({**record, "version": __version__}, ensure_ascii=False, allow_nan=False, indent=2)
-    return _file("infilling.json", "application/json", content + "\n")
+def build_saves(shell: Shell, result: gr.State, tab: str, makers: Mapping[str, Maker]) -> None:
+    """A button for each format; `makers` turn the result into a file for SAVE."""
+    file = gr.Textbox(visible="hidden", elem_id=f"{tab}-file")
+    for format_, make in makers.items():
+        button = gr.Button(size="sm", min_width=70, elem_id=f"{tab}-{format_}")
+        shell.words.put(button, value=f"save_{format_}")
+        made = button.click(_made(make), [shell.language, result], file, **LIGHT)
+        made.then(None, file, js=SAVE, **LIGHT)
 
 
-def as_csv(record: dict[str, Any] | None) -> str:
-    """A row per token, each with what is needed to repeat it, as a file for SAVE; "" when there is none."""
-    if record is None:
-        return ""
+def _made(make: Maker) -> Callable[[str, Any], str]:
+    def save(language: str, result: Any) -> str:
+        if result is None:
+            gr.Info(text_of(language)("nothing_to_save"))
+            return ""
+        return make(result)
+
+    return save
+
+
+def nothing(text: Text, key: str) -> str:
+    """What stands where a result will be."""
+    return f'<p class="empty">{text.html(key)}</p>'
+
+
+def as_json(record: Mapping[str, Any], name: str) -> str:
+    """A record with settings, model and version, as a file for SAVE."""
+    content = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2)
+    return file(f"{name}.json", "application/json", content + "\n")
+
+
+def as_csv(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], record: Mapping[str, Any], name: str
+) -> str:
+    """Rows, each with what is needed to repeat it, as a file for SAVE."""
+    settings = json.dumps(record["settings"], ensure_ascii=False)
+    model = record["model"]
+    source = (settings, model["name"], model["sha256"], record["version"])
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    writer.writerow(COLUMNS)
-    settings = json.dumps(record["settings"], ensure_ascii=False)
+    writer.writerow([*columns, *PROVENANCE])
+    for row in rows:
+        writer.writerow([_cell(value) for value in (*row, *source)])
+    return file(f"{name}.csv", "text/csv", "\ufeff" + out.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def file(name: str, type_: str, content: str) -> str:
+    """A file for SAVE."""
+    return json.dumps({"name": name, "type": type_, "content": content})
+
+
+TOKEN_COLUMNS = ("mask", "token", "id", "piece", "log_prob", "prompt", "text")
+
+
+def token_rows(record: Mapping[str, Any]) -> Iterable[tuple[Any, ...]]:
+    """A row per token of a filled prompt's record, for TOKEN_COLUMNS."""
     for span in record["spans"]:
         for number, token in enumerate(span["tokens"], 1):
-            row = [span["mask"] + 1, number, token["id"], _cell(token["piece"]), token["log_prob"]]
-            texts = [_cell(record["prompt"]), _cell(record["text"]), settings]
-            writer.writerow([*row, *texts, record["model"]["sha256"], __version__])
-    return _file("infilling.csv", "text/csv", "\ufeff" + out.getvalue())
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def _file(name: str, type_: str, content: str) -> str:
-    return json.dumps({"name": name, "type": type_, "content": content})
+            said = (token["id"], token["piece"], token["log_prob"], record["prompt"], record["text"])
+            yield (span["mask"] + 1, number, *said)

@@ -1,101 +1,85 @@
-"""The page, and how it is served."""
+"""The page: all of it, on an engine."""
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from mt5.engine import Engine
-from mt5.web import fill
-from mt5.web.text import Text, escape, text_of
+from mt5.web import batch, corrupt, fill, lesson, permalink, score, sweep
+from mt5.web import languages as in_languages
+from mt5.web.about import build_about
+from mt5.web.api import build_api
+from mt5.web.header import build_header, build_model
+from mt5.web.models import Models
+from mt5.web.serving import serving
+from mt5.web.settings import FIELDS
+from mt5.web.tab import LIGHT, Shell, Tab
+from mt5.web.text import FALLBACK, languages, preferred, text_of
+from mt5.web.words import Words
 
-ROOT = Path(__file__).resolve().parents[2]
-TITLE = "mT5 span infilling"
-EMBEDDED = ROOT / "assets" / "model"
-# Latin first, then the scripts of the other languages; every one is the reader's own font
-FONTS = (
-    "system-ui", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR",
-    "Noto Sans Devanagari",
-    "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "sans-serif",
-)  # fmt: skip
-HEAD = '<meta name="referrer" content="no-referrer">'
-SETUP = "() => { document.documentElement.lang = 'en'; }"
+__all__ = ["build_page", "serving"]
 
-
-def model_line(engine: Engine, text: Text) -> str:
-    """Which model answers, in a line of HTML."""
-    info = engine.info
-    own = Path(info.path).resolve() != EMBEDDED
-    facts = [
-        f"<strong>{escape(info.name)}</strong>",
-        escape(text("parameters", number=text.number(info.parameters / 1e6))),
-        escape(info.dtype),
-        escape(text("tensor_parallel", number=text.number(info.tensor_parallel, 0))),
-        escape(text("own_model" if own else "embedded_model")),
-    ]
-    return f'<p class="model">{" · ".join(facts)}</p>'
+# run in the browser: the language chosen on an earlier visit; the document's own language, and remembering it
+REMEMBERED = "() => localStorage.getItem('mt5-page-language') ?? ''"
+SPEAK = """(language) => {
+  document.documentElement.lang = language;
+  document.title = document.querySelector('#title h1')?.innerText ?? document.title;
+}"""
+REMEMBER = "(language) => { localStorage.setItem('mt5-page-language', language); }"
 
 
-def build_page(engine: Engine) -> gr.Blocks:
-    """The whole page on an engine."""
-    text = text_of("en")
-    with gr.Blocks(title=TITLE, delete_cache=(600, 1800), analytics_enabled=False, fill_width=True) as page:
-        notice = f'<p class="notice">{escape(text("notice"))}</p>'
-        gr.HTML(f"<h1>{escape(TITLE)}</h1>{notice}{model_line(engine, text)}", elem_id="header")
-        fill.build(engine, text)
-        with gr.Accordion(text("about"), open=False, elem_id="about"):
-            gr.HTML(about(text))
+def build_page(engine: Engine | Models) -> gr.Blocks:
+    """The whole page on an engine, or on models among which visitors choose."""
+    models = engine if isinstance(engine, Models) else Models(engine)
+    words = Words(text_of(FALLBACK))
+    title = words.text("title")
+    with gr.Blocks(title=title, delete_cache=(600, 1800), analytics_enabled=False, fill_width=True) as page:
+        language, line = build_header(words, models)
+        shell = Shell(models, words, language)
+        build_model(shell, line)
+        selector, tabs = build_tabs(shell)
+        build_about(words)
+        build_api(models)
+        speak(page, shell, selector, tabs)
     # refuses more than a class and some slack; the slow rate keeps a flood from evicting who waits
     page.queue(max_size=256, status_update_rate=5, default_concurrency_limit=1, api_open=False)
     return page
 
 
-def about(text: Text) -> str:
-    """What the model is, what it cannot do, and whose it is."""
-    paragraphs = (
-        "about_task",
-        "about_model",
-        "about_limits",
-        "about_embedded",
-        "about_licence",
-        "about_privacy",
-    )
-    return "".join(f"<p>{escape(text(key))}</p>" for key in paragraphs)
+def build_tabs(shell: Shell) -> tuple[gr.Tabs, list[Tab]]:
+    """Every tab, in the order of the page."""
+    put = shell.words.put
+    with gr.Tabs(selected="fill", elem_id="tabs", overflow_behavior="wrap") as selector:
+        with put(gr.Tab(id="fill"), label="tab_fill"):
+            filling = fill.build(shell)
+        settings = {name: filling.fields[name] for name in FIELDS}
+        with put(gr.Tab(id="score"), label="tab_score"):
+            scoring = score.build(shell)
+        with put(gr.Tab(id="sweep"), label="tab_sweep"):
+            sweeping = sweep.build(shell)
+        with put(gr.Tab(id="corrupt"), label="tab_corrupt"):
+            corrupting = corrupt.build(shell)
+        with put(gr.Tab(id="languages"), label="tab_languages"):
+            asking = in_languages.build(shell, settings)
+        with put(gr.Tab(id="batch"), label="tab_batch"):
+            filing = batch.build(shell, settings)
+        with put(gr.Tab(id="lesson"), label="tab_lesson"):
+            teaching = lesson.build(shell)
+    return selector, [filling, scoring, sweeping, corrupting, asking, filing, teaching]
 
 
-def theme() -> gr.themes.Base:
-    """Gradio's own, with the reader's fonts, and a contrast of 4.5 to 1 at least."""
-    return gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"), primary_hue="blue").set(
-        block_info_text_color="*neutral_600",
-        block_label_text_color="*neutral_700",
-        block_title_text_color="*neutral_700",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700",
-        button_cancel_background_fill="#b91c1c",
-        button_cancel_background_fill_hover="#991b1b",
-        button_cancel_background_fill_dark="#b91c1c",
-    )
+def speak(page: gr.Blocks, shell: Shell, selector: gr.Tabs, tabs: list[Tab]) -> None:
+    """Let the page speak the visitor's language, and restore what its address holds."""
+    words, language, remembered = shell.words, shell.language, gr.Textbox(visible="hidden")
 
+    def arrive(request: gr.Request, chosen: str) -> list[Any]:
+        query = dict(request.query_params)
+        wanted = (query.get("page"), chosen, preferred(request.headers.get("accept-language")))
+        spoken = next(code for code in (*wanted, FALLBACK) if code in languages())
+        return [spoken, *permalink.restored(tabs, query, text_of(spoken))]
 
-def serving() -> dict[str, Any]:
-    """Options of `launch`: nothing loaded from elsewhere, nothing kept, no faults shown."""
-    return {
-        "theme": theme(),
-        "css_paths": ROOT / "assets" / "style.css",
-        "head": HEAD,
-        "js": SETUP,
-        "share": False,
-        "show_error": False,
-        "quiet": True,
-        "prevent_thread_lock": True,
-        "run_history": False,
-        "enable_monitoring": False,
-        "strict_cors": True,
-        "max_file_size": "1mb",
-        "state_session_capacity": 500,
-        "ssr_mode": False,
-        "footer_links": ["api"],
-        "blocked_paths": [str(ROOT)],
-        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
-    }
+    outputs = permalink.outputs(selector, tabs)
+    page.load(arrive, remembered, [language, *outputs], js=REMEMBERED, **LIGHT)
+    said = language.change(words.updates, language, words.blocks, **LIGHT)
+    said.then(None, language, js=SPEAK, **LIGHT)
+    language.input(None, language, js=REMEMBER, **LIGHT)

@@ -2,17 +2,22 @@
 
 import html
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from babel import Locale
-from babel.numbers import format_decimal, format_percent
+from babel.numbers import format_compact_decimal, format_decimal, format_percent
+
+from mt5.languages import LANGUAGES
 
 TEXTS = Path(__file__).resolve().parents[2] / "assets" / "text"
 FALLBACK = "en"
+LEAST_SHOWN = 1e-4  # a smaller share is "less than" it
 # gr.HTML reads its value as a template: what opens a placeholder there is spelt as a character reference
 TEMPLATE = str.maketrans({sign: f"&#{ord(sign)};" for sign in "${}`\\"})
+NORWEGIAN = {"nb": "no", "nn": "no"}
 
 
 def escape(text: str) -> str:
@@ -30,29 +35,56 @@ class Text:
     def __call__(self, key: str, **values: str) -> str:
         return self.entries[key].format(**values) if values else self.entries[key]
 
+    def html(self, key: str, **values: str) -> str:
+        """The same for gr.HTML; the values are escaped with it."""
+        return escape(self(key, **values))
+
     @property
     def locale(self) -> Locale:
         return Locale.parse({"no": "nb"}.get(self.language, self.language))
 
     def percent(self, probability: float) -> str:
         """In the reader's way, with as many digits as a small share needs."""
+        if not math.isfinite(probability):
+            return self("not_available")
+        if 0 <= probability < LEAST_SHOWN:
+            return f"<\u00a0{self.percent(LEAST_SHOWN)}"
         shape = "#,##0 %" if probability >= 0.995 else "#,##0.0 %" if probability >= 0.0995 else "#,##0.00 %"
         return format_percent(probability, shape.replace(" ", "\u00a0"), locale=self.locale)
 
     def number(self, value: float, digits: int = 1) -> str:
+        """In the reader's way; from a million on, in words."""
+        if not math.isfinite(value):
+            return self("not_available")
+        if abs(value) >= 1e6:
+            return format_compact_decimal(value, format_type="long", fraction_digits=1, locale=self.locale)
         return format_decimal(value, "#,##0" + ("." + "0" * digits if digits else ""), locale=self.locale)
 
 
 @cache
-def text_of(language: str) -> Text:
+def text_of(language: object) -> Text:
     """The text of a page language; English for a code that has none."""
-    path = TEXTS / f"{language}.json"
     if language not in languages():
         return text_of(FALLBACK)
-    return Text(language, json.loads(path.read_text(encoding="utf-8")))
+    entries = json.loads((TEXTS / f"{language}.json").read_text(encoding="utf-8"))
+    return Text(str(language), entries)
 
 
 @cache
-def languages() -> frozenset[str]:
-    """Codes of the languages that the page speaks."""
-    return frozenset(path.stem for path in TEXTS.glob("*.json"))
+def languages() -> tuple[str, ...]:
+    """Codes of the languages that the page speaks, in the order of LANGUAGES."""
+    there = {path.stem for path in TEXTS.glob("*.json")}
+    return tuple(language.code for language in LANGUAGES if language.code in there)
+
+
+def preferred(accepted: str | None) -> str:
+    """The page language that a browser's Accept-Language header likes best; English when it likes none."""
+    wanted = []
+    for place, item in enumerate((accepted or "").lower().split(",")[:32]):
+        name, _, quality = item.strip().partition(";q=")
+        code = name.partition("-")[0]
+        try:
+            wanted.append((-float(quality or 1), place, NORWEGIAN.get(code, code)))
+        except ValueError:
+            continue
+    return next((code for _, _, code in sorted(wanted) if code in languages()), FALLBACK)
