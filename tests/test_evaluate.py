@@ -11,6 +11,7 @@ import pytest
 from mt5.engine import Engine
 from training import evaluate
 from training.baselines import Counts
+from training.data import Fact, Phrase
 from training.evaluate import (
     Figures,
     Gap,
@@ -22,6 +23,7 @@ from training.evaluate import (
     repeats,
     table,
 )
+from training.examples import FIRST, LEAST, Candidate, candidates, chosen
 
 LINES = ("We see the cat.", "We see the dog.", "You see the cat.", "We hear the sea.")
 RIGHT, WRONG = Guess(0.9, (1,), 1.0), Guess(0.9, (2,), 1.0)
@@ -115,6 +117,35 @@ def test_the_command_writes_the_card(
     assert "| en |" in card
     assert "old" not in card
     assert set(json.loads((tmp_path / "figures.json").read_text())) == {"en"}
+
+
+def test_examples_are_answered_as_promised_and_each_shows_something_else() -> None:
+    paris, rome, wrong = (
+        Candidate("fact", "A capital.", f"{n} <mask>", n) for n in ("Paris", "Rome", "Oslo")
+    )
+    months = Candidate("sequence", "A month.", "May, <mask>", "June")
+    tried = [(wrong, "Bergen"), (paris, "Paris"), (rome, "Rome"), (months, "June")]
+    assert chosen(tried) == [paris, months]
+
+
+def test_what_lacks_in_one_kind_is_made_up_in_another() -> None:
+    facts = [Candidate("fact", f"{n}.", f"{n} <mask>", str(n)) for n in range(9)]
+    assert chosen([(fact, fact.answer) for fact in facts]) == facts[:LEAST]
+
+
+def test_the_best_known_subject_is_tried_first_and_paris_before_all() -> None:
+    facts = [
+        Fact("fr", "capital", subject, answer, "t", f"{prompt}{answer}.", (len(prompt), len(prompt + answer)))
+        for subject, answer, prompt in (
+            ("le Togo", "Lomé", "La capitale du Togo est "),
+            ("l'Italie", "Rome", "La capitale de l'Italie est "),
+            ("la France", "Paris", FIRST.removesuffix("<mask>.")),
+        )
+    ]
+    phrase = Phrase("fr", "two masks", "Two masks.", "Un, deux.", ((0, 2), (4, 8)))
+    found = list(candidates("fr", facts, [phrase], "J'aime l'Italie et l'Italie."))
+    assert [each.answer for each in found] == ["Paris", "Rome", "Lomé", "Un deux"]
+    assert found[-1].prompt == "<mask>, <mask>."
 
 
 class Borrowed:

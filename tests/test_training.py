@@ -323,7 +323,7 @@ def test_a_run_keeps_to_its_minutes_and_says_its_loss(trained: Path) -> None:
     state = torch.load(trained / "state.pt", weights_only=True)
     assert state["step"] > 0
     assert 1 <= state["seconds"] < 20
-    assert "loss" in (trained / "log.txt").read_text()
+    assert "loss of facts" in (trained / "log.txt").read_text()
 
 
 def test_export_opens_in_transformers_with_equal_logits(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import mt5
 from mt5.engine import Engine
-from mt5.results import Fill
 from training.data import Fact, Phrase, read_facts, read_lines, read_phrases
 from training.vocabulary import LANGUAGES
 
@@ -62,9 +61,9 @@ def candidates(
             yield Candidate(phrase.kind, phrase.shows, phrase.prompt, answer)
 
 
-def chosen(tried: Sequence[tuple[Candidate, Fill]]) -> list[Candidate]:
-    """The examples among candidates and their fills: answered as promised, each showing something else."""
-    right = [each for each, fill in tried if fill.completion == each.answer and len(each.prompt) <= LONGEST]
+def chosen(tried: Sequence[tuple[Candidate, str]]) -> list[Candidate]:
+    """The examples among candidates and what was filled in: as promised, each showing something else."""
+    right = [each for each, filled in tried if filled == each.answer and len(each.prompt) <= LONGEST]
     result: list[Candidate] = []
     for kind in (*WANTED, *[None] * LEAST):
         if kind is None and len(result) >= LEAST:
@@ -83,7 +82,7 @@ def rows(engine: Engine, corpus: Path) -> list[dict[str, object]]:
         text = "\n".join(read_lines(corpus, language)[:20_000])
         offered = list(candidates(language, facts, phrases, text))
         fills = engine.fill([each.prompt for each in offered], num_alternatives=0)
-        own = chosen(list(zip(offered, fills, strict=True)))
+        own = chosen([(each, fill.completion) for each, fill in zip(offered, fills, strict=True)])
         print(f"{language}: {len(own)} of {', '.join(dict.fromkeys(each.kind for each in own))}")
         for each in own:
             found.append(

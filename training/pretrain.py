@@ -15,7 +15,15 @@ from torch.nn import functional as F
 from mt5.model import MT5
 from mt5.tokenizer import Tokenizer
 from training import cooccurrence
-from training.data import Lessons, lessons_of, read_facts, read_phrases, split_facts, text_examples
+from training.data import (
+    UNNUMBERED,
+    Lessons,
+    lessons_of,
+    read_facts,
+    read_phrases,
+    split_facts,
+    text_examples,
+)
 from training.packing import IGNORED, Pack, hidden, packs
 from training.recipe import Recipe, initialise, model_config
 
@@ -150,25 +158,27 @@ def run(training: Training, corpus: Path, tokenizer: Tokenizer, *, minutes: floa
     pieces = torch.tensor(lessons.pieces(), device=training.device)
     sizes = {"rows": recipe.rows, "source": recipe.source, "target": recipe.target}
     facts, texts = packs(iter(lessons), **sizes), packs(text_examples(corpus, tokenizer, rng), **sizes)
-    said, losses, before = training.seconds, [], time.monotonic()
+    said, before = training.seconds, time.monotonic()
+    losses: dict[str, list[float]] = {"facts": [], "text": []}
     for pack in stream(facts, texts, training, budget, rng):
         alone = training.seconds < recipe.facts_first * budget
         loss, per_example = training.update(pack, training.seconds / budget, pieces if alone else None)
         lessons.hear(pack.keys, per_example)
-        losses.append(loss)
+        losses["text" if max(pack.keys) == UNNUMBERED else "facts"].append(loss)
         now = time.monotonic()
         training.seconds += min(now - before, LONGEST_STEP_S)
         before = now
         if training.seconds - said >= SAVE_EVERY_S or training.seconds >= budget:
             said = training.seconds
+            means = [f"{name} {sum(each) / len(each):.3f}" for name, each in losses.items() if each]
             line = (
-                f"{said / 60:6.1f} min  step {training.step:6d}  loss {sum(losses) / len(losses):.3f}"
+                f"{said / 60:6.1f} min  step {training.step:6d}  loss of {', of '.join(means)}"
                 f"  known {lessons.known():.0%}"
             )
             print(line, flush=True)
             with (out / "log.txt").open("a") as log:
                 log.write(line + "\n")
-            losses = []
+            losses = {name: [] for name in losses}
             training.save(out / "state.pt")
         if training.seconds >= budget:
             return
