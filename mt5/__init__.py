@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mt5.errors import CheckpointError, PromptError
+from mt5.errors import CheckpointError, PromptError, RankError
 
 if TYPE_CHECKING:
     from mt5.engine import Engine
     from mt5.opening import open
 
 __version__ = "0.1.0"
-__all__ = ["CheckpointError", "Engine", "PromptError", "__version__", "open"]
+__all__ = ["CheckpointError", "Engine", "PromptError", "RankError", "__version__", "open"]
 
 
 def __getattr__(name: str) -> Any:

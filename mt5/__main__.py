@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mt5.errors import CheckpointError, PromptError
+from mt5.errors import CheckpointError, PromptError, RankError
 
 if TYPE_CHECKING:  # everything heavy is imported by the command that needs it
     from mt5.engine import Engine
@@ -73,8 +73,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def opened(checkpoint: str, tensor_parallel: int, dtype: Dtype) -> Iterator["Engine"]:
     import mt5
 
-    with mt5.open(checkpoint, tensor_parallel=tensor_parallel, dtype=dtype.value) as engine:
+    with loading(checkpoint) as progress:
+        engine = mt5.open(checkpoint, tensor_parallel=tensor_parallel, dtype=dtype.value, progress=progress)
+    with engine:
         yield engine
+
+
+@contextmanager
+def loading(name: str) -> Iterator[Callable[[float], None]]:
+    """A bar on standard error while weights are read, where a person sees it."""
+    if not sys.stderr.isatty():
+        yield lambda share: None
+        return
+    with typer.progressbar(length=1000, label=f"Loading {name}", file=sys.stderr) as bar:
+        yield lambda share: bar.update(round(1000 * share) - bar.pos)
 
 
 def show(value: Any) -> None:
@@ -341,7 +353,7 @@ def main() -> None:
     """Run a command; a fault that the user can mend is one line on standard error and exit status 2."""
     try:
         app(prog_name="python -m mt5")
-    except (PromptError, CheckpointError) as fault:
+    except (PromptError, CheckpointError, RankError) as fault:
         typer.echo(f"Error: {fault}", err=True)
         sys.exit(2)
 

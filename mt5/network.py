@@ -34,9 +34,6 @@ class Network:
     def health(self) -> Health:
         return Health("ready", size=1)
 
-    def drain(self, timeout_s: float) -> None:
-        """Nothing waits here: who asks is answered in the thread that asks."""
-
     def close(self) -> None:
         """Nothing to end."""
 

@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Nursery:
-    """The process that forks ranks on this machine."""
+    """The process that forks ranks on this machine. It gets ready while others do something else."""
 
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
@@ -35,10 +35,13 @@ class Nursery:
             env=environment | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
         )
         theirs.close()
-        self._receive(START_S)
+        self._awake = False
 
     def fork(self, size: int, desk: Desk) -> list[int]:
-        """Start ranks; returns their process ids."""
+        """Start ranks; returns their process ids. The first time waits until torch is imported there."""
+        if not self._awake:
+            self._receive(START_S)
+            self._awake = True
         return self._ask(("fork", size, desk))
 
     def end(self) -> list[int]:
@@ -46,9 +49,10 @@ class Nursery:
         return self._ask("end")
 
     def close(self) -> None:
+        """End it, and with it all ranks."""
         self.connection.close()
         try:
-            self.process.wait(3)
+            self.process.wait(3 if self._awake else 0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -67,8 +71,8 @@ def main() -> None:
     """Fork and end ranks as told through the descriptor given, until whoever started this is gone."""
     engine, parent = Connection(int(sys.argv[1])), os.getppid()
     children: dict[int, int | None] = {}
-    engine.send("ready")
     try:
+        engine.send("ready")
         while os.getppid() == parent:
             reap(children)
             if not engine.poll(WATCH_S):

@@ -9,10 +9,12 @@ import torch
 
 from mt5.checkpoint import open_checkpoint
 from mt5.checkpoint.digest import Digest
+from mt5.checkpoint.opening import Checkpoint
 from mt5.engine import Engine
 from mt5.errors import CheckpointError
 from mt5.info import Info
 from mt5.network import Network
+from mt5.nursery import Nursery
 from mt5.rank import Plan
 from mt5.ranks import Ranks, address_of, key_of
 
@@ -33,32 +35,31 @@ def open(
 
     tensor_parallel: processes that share the weights; any number that divides the heads, whatever the
     checkpoint was cut for. dtype: of the weights in memory, "float32", "bfloat16" or "float16"; "auto" is
-    that of the checkpoint on a GPU, and on a CPU float32 unless that would take more than 4 GiB. device: "auto"
-    is the first GPU if there is one, else the CPU. listen: HOST:PORT, where ranks on other machines come to
-    (see the README); None starts all of them here. progress: called with the share that is loaded, 0 to 1, from
-    any thread. Raises CheckpointError when the checkpoint cannot be used, RankError when ranks do not start.
+    that of the checkpoint on a GPU, and on a CPU float32 unless that would take more than 4 GiB. device:
+    "auto" is the first GPU if there is one, else the CPU. listen: HOST:PORT, where ranks on other machines
+    come to (see the README); None starts all of them here. progress: called with the share that is loaded,
+    0 to 1, from any thread. Raises CheckpointError when the checkpoint cannot be used, RankError when ranks
+    do not start.
     """
     began = time.perf_counter()
     place = _place(dtype, device, tensor_parallel, here=listen is None)
-    checkpoint = open_checkpoint(path)
-    chosen = DTYPES.get(dtype) or _fitting_dtype(checkpoint.dtype, checkpoint.parameters, place)
-    if tensor_parallel == 1 and listen is None:
-        network = Network(checkpoint.load(dtype=chosen, device=place, progress=progress), place)
-        memory: tuple[int, ...] = ()
-    else:
-        checkpoint.check(ranks=tensor_parallel)
-        plan = Plan(
-            path=str(checkpoint.path.resolve()),
-            dtype=chosen,
-            device=place.type,
-            size=tensor_parallel,
-            meeting="",  # chosen anew at every start
-            stamp=checkpoint.stamp,
-            threads=max(1, len(os.sched_getaffinity(0)) // tensor_parallel) if listen is None else None,
-        )
-        desk = {} if listen is None else {"listen": address_of(listen), "key": key_of(os.environ)}
-        network = Ranks(plan, progress=progress, **desk)
-        memory = tuple(fact.memory for fact in network.facts)
+    # it imports torch while the checkpoint is looked at
+    nursery = Nursery() if tensor_parallel > 1 and listen is None else None
+    try:
+        checkpoint = open_checkpoint(path)
+        chosen = DTYPES.get(dtype) or _fitting_dtype(checkpoint.dtype, checkpoint.parameters, place)
+        if nursery is None and listen is None:
+            network = Network(checkpoint.load(dtype=chosen, device=place, progress=progress), place)
+            memory: tuple[int, ...] = ()
+        else:
+            plan = _plan(checkpoint, chosen, place, tensor_parallel, here=listen is None)
+            desk = {} if listen is None else {"listen": address_of(listen), "key": key_of(os.environ)}
+            network = Ranks(plan, nursery=nursery, progress=progress, **desk)
+            memory = tuple(fact.memory for fact in network.facts)
+    except BaseException:
+        if nursery is not None:
+            nursery.close()
+        raise
     info = Info(
         name=checkpoint.name,
         path=str(path),
@@ -97,6 +98,21 @@ def _place(dtype: str, device: str, tensor_parallel: int, *, here: bool) -> torc
             "Choose a smaller number, or device cpu."
         )
     return place
+
+
+def _plan(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, ranks: int, *, here: bool
+) -> Plan:
+    checkpoint.check(ranks)
+    return Plan(
+        path=str(checkpoint.path.resolve()),
+        dtype=dtype,
+        device=device.type,
+        size=ranks,
+        meeting="",  # chosen anew at every start
+        stamp=checkpoint.stamp,
+        threads=max(1, len(os.sched_getaffinity(0)) // ranks) if here else None,
+    )
 
 
 def _fitting_dtype(stored: torch.dtype, parameters: int, device: torch.device) -> torch.dtype:

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
@@ -52,19 +52,20 @@ class Ranks:
         self,
         plan: Plan,
         *,
+        nursery: Nursery | None = None,
         listen: tuple[str, int] | None = None,
         key: bytes | None = None,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
-        """plan: its meeting is chosen here. listen, key: for ranks on other machines, which come by
-        themselves and know the key; None starts them here."""
+        """plan: its meeting is chosen here. nursery: one that was started already. listen, key: for ranks on
+        other machines, which come by themselves and know the key; None starts them here."""
         self.plan, self.progress, self.local = plan, progress, listen is None
         self._folder = Path(tempfile.mkdtemp(prefix="mt5-ranks-"))
         self.desk = Desk(listen or str(self._folder / "desk"), key or secrets.token_bytes(32))
         self._changed = Condition()
         self._state, self._message, self._group = "restarting", "", None
         self._crashes: deque[float] = deque(maxlen=CRASHES)
-        self._active = self._meetings = 0
+        self._meetings = 0
         self._arrivals: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
         try:
             self._listener = Listener(self.desk.address, backlog=64, authkey=self.desk.key)
@@ -75,7 +76,7 @@ class Ranks:
                 f"{self.desk.address} cannot be listened at, perhaps it is taken ({fault})."
             ) from fault
         Thread(target=self._receive, daemon=True, name="ranks-desk").start()
-        self._nursery = Nursery() if self.local else None
+        self._nursery = nursery or Nursery() if self.local else None
         try:
             self._begin()
         except GroupError as fault:
@@ -107,24 +108,23 @@ class Ranks:
         settings: Settings | Sequence[Settings],
     ) -> Generator[list[list[Row]], Iterable[int] | None, None]:
         """See Network.generate. After a restart it goes on where it was, for the same seed draws the same."""
-        with self._request():
-            done: list[Iterable[int] | None] = []  # what was sent in after each step, None for nothing
-            for last in (False, True):
-                group = self._ready()
-                steps = group.run("generate", sources, rules, settings)
-                try:
-                    state = next(steps)
-                    for sent in done:
-                        state = steps.send(sent)
-                    while True:
-                        done.append((yield state))
-                        state = steps.send(done[-1])
-                except StopIteration:
-                    return
-                except GroupError as fault:
-                    self._refuse(fault, last)
-                finally:
-                    steps.close()
+        done: list[Iterable[int] | None] = []  # what was sent in after each step, None for nothing
+        for last in (False, True):
+            group = self._ready()
+            steps = group.run("generate", sources, rules, settings)
+            try:
+                state = next(steps)
+                for sent in done:
+                    state = steps.send(sent)
+                while True:
+                    done.append((yield state))
+                    state = steps.send(done[-1])
+            except StopIteration:
+                return
+            except GroupError as fault:
+                self._refuse(fault, last)
+            finally:
+                steps.close()
 
     def score(
         self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], *, candidates: int = 0
@@ -135,13 +135,6 @@ class Ranks:
     def attention(self, source: Sequence[int], target: Sequence[int]) -> list[list[list[float]]]:
         """See Network.attention."""
         return self._ask("attention", source, target)
-
-    def drain(self, timeout_s: float) -> None:
-        """Refuse what is new, wait for what is being answered, and close."""
-        with self._changed:
-            self._become("draining", "The model is being shut down.")
-            self._changed.wait_for(lambda: self._active == 0, timeout_s)
-        self.close()
 
     def close(self) -> None:
         """End the ranks."""
@@ -162,12 +155,11 @@ class Ranks:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        with self._request():
-            for last in (False, True):
-                try:
-                    return self._ready().ask(method, *arguments, **options)
-                except GroupError as fault:
-                    self._refuse(fault, last)
+        for last in (False, True):
+            try:
+                return self._ready().ask(method, *arguments, **options)
+            except GroupError as fault:
+                self._refuse(fault, last)
 
     def _refuse(self, fault: GroupError, last: bool) -> None:
         if last:
@@ -175,26 +167,12 @@ class Ranks:
                 "The model's processes failed twice over this. Try again, or something shorter."
             ) from fault
 
-    @contextmanager
-    def _request(self) -> Iterator[None]:
-        """Something is being answered."""
-        with self._changed:
-            if self._state == "draining":
-                raise RankError(self._message)
-            self._active += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._active -= 1
-                self._changed.notify_all()
-
     def _ready(self) -> Group:
         """The ranks, when they are there; RankError when they will not be."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._state != "restarting", READY_S):
                 raise RankError("The model's processes are still starting. Try again in a minute.")
-            if self._group is None or self._state not in ("ready", "draining"):
+            if self._group is None:
                 raise RankError(self._message)
             return self._group
 
@@ -250,8 +228,7 @@ class Ranks:
             if group is not self._group or self._state == "closed":
                 return
             self._group = None
-            if self._state != "draining":
-                self._become("restarting", "A process of the model failed; it is being started again.")
+            self._become("restarting", "A process of the model failed; it is being started again.")
         fault = group.fault
         while True:
             self._crashes.append(time.monotonic())
