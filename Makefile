@@ -11,7 +11,7 @@ TP ?= 1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-fast lint screenshots browser
+.PHONY: run test test-fast test-3b lint screenshots browser
 .DELETE_ON_ERROR:
 
 run: .venv/run.stamp
@@ -22,6 +22,13 @@ test: .venv/test.stamp browser
 
 test-fast: .venv/test.stamp
 	$(BIN)/python -m pytest -m "not slow and not browser"
+
+# An archive of random weights as large as the published one: 6.5 GB of disk and of memory.
+test-3b: .venv/test.stamp nemo_3b_random.nemo
+	$(BIN)/python -m pytest -s tests/test_nemo_3b.py
+
+nemo_3b_random.nemo: | .venv/test.stamp
+	$(BIN)/python -m training.make_random --like nemo-3b $@
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
