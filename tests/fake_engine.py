@@ -57,10 +57,12 @@ class FakeEngine:
         self.close()
 
     def stream(self, prompt: str, *, given: Sequence[Sequence[int]] = (), **settings: Any) -> Iterator[Fill]:
-        masked, _ = infill.parse(prompt), Settings(**settings)
-        return self._written(masked, given)
+        masked, chosen = infill.parse(prompt), Settings(**settings)
+        return self._written(masked, given, chosen.num_return)
 
-    def _written(self, masked: MaskedPrompt, given: Sequence[Sequence[int]]) -> Iterator[Fill]:
+    def _written(
+        self, masked: MaskedPrompt, given: Sequence[Sequence[int]], num_return: int
+    ) -> Iterator[Fill]:
         tokens: list[list[Token]] = [[] for _ in range(masked.masks)]
         for mask in range(masked.masks):
             begun = given[mask] if mask < len(given) else ()
@@ -69,7 +71,8 @@ class FakeEngine:
                 time.sleep(self.pause_s)
                 tokens[mask].append(token(number, piece))
                 yield self._fill(masked, tokens)
-        yield self._fill(masked, tokens)
+        last = self._fill(masked, tokens)
+        yield replace(last, candidates=(last,) * num_return) if num_return > 1 else last
 
     def _known(self, id_: int) -> Token:
         return token(id_, *OTHERS.get(id_, (self.pieces[id_ % len(self.pieces)],)))
@@ -83,7 +86,7 @@ class FakeEngine:
         if not isinstance(prompt, str):
             return [self.fill(one, **settings) for one in prompt]
         *_, last = self.stream(prompt, **settings)
-        return replace(last, candidates=(last,)) if settings.get("num_return", 1) > 1 else last
+        return last
 
     def score(self, prompt: Any, answers: Any, *, num_alternatives: int = 5) -> Any:
         if not isinstance(prompt, str):

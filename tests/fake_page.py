@@ -29,9 +29,10 @@ class Paced(FakeEngine):
             yield result
 
     def fill(self, prompt: Any, **settings: Any) -> Any:
+        quick = FakeEngine(self.pieces)
         if isinstance(prompt, list) and any("slow" in one for one in prompt):
             time.sleep(0.5)
-        return super().fill(prompt, **settings)
+        return quick.fill(prompt, **settings)
 
 
 def opened(path: str) -> FakeEngine:

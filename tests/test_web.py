@@ -253,7 +253,7 @@ def test_undoing_shows_what_was_there_before() -> None:
 
 def test_a_fill_of_several_results_lists_them() -> None:
     result = FakeEngine().fill("a <mask>.", strategy="beam", num_return=2)
-    assert fill.candidates(result, ENGLISH).count("<li>") == 1
+    assert fill.candidates(result, ENGLISH).count("<li>") == 2
 
 
 def test_charts_wait_for_a_browser_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:

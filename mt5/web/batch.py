@@ -15,7 +15,7 @@ from mt5.tokenizer import MASK
 from mt5.web import chips, export, permalink
 from mt5.web.faults import SAID, fault
 from mt5.web.settings import settings_of
-from mt5.web.tab import LIGHT, OFF, Shell, Tab, heavy, stoppable
+from mt5.web.tab import LIGHT, NOTED, OFF, Shell, Tab, heavy, stoppable
 from mt5.web.text import Text, text_of
 
 SIZE = "1 MB"
@@ -155,7 +155,7 @@ def build(shell: Shell, settings: dict[str, Any]) -> Tab:
     trying = stoppable([example.click, go.change], attempt, first, outputs, stop, **options)
     ended = stop.click(None, None, stop, js=OFF, cancels=[running, trying], **LIGHT)
     ended.then(stopped, [shell.language, answer], outputs, **LIGHT)
-    made = keep.click(save, [shell.language, answer, format_], out, **LIGHT)
+    made = keep.click(save, [shell.language, answer, format_], out, **NOTED)
     made.then(None, out, js=export.SAVE, **LIGHT)
     shell.redrawn(stopped, answer, outputs)
     return tab

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from mt5.web.tab import LIGHT, Shell
+from mt5.web.tab import LIGHT, NOTED, Shell
 from mt5.web.text import Text, text_of
 
 # runs in the browser, on what `as_json` or `as_csv` returned
@@ -34,7 +34,7 @@ def build_saves(shell: Shell, result: gr.State, tab: str, makers: Mapping[str, M
     for format_, make in makers.items():
         button = gr.Button(size="sm", min_width=70, elem_id=f"{tab}-{format_}")
         shell.words.put(button, value=f"save_{format_}")
-        made = button.click(_made(make), [shell.language, result], file, **LIGHT)
+        made = button.click(_made(make), [shell.language, result], file, **NOTED)
         made.then(None, file, js=SAVE, **LIGHT)
 
 

@@ -9,8 +9,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from starlette.middleware import Middleware
-
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -72,9 +70,9 @@ class Guard:
         return await self.app(scope, _again(body, receive), _sniffless(send))
 
 
-def guarding(health: Callable[[], tuple[str, str]]) -> list[Middleware]:
-    """The guard as FastAPI takes it."""
-    return [Middleware(Guard, health=health)]
+def guarding(health: Callable[[], tuple[str, str]]) -> list[tuple[Any, ...]]:
+    """The guard as FastAPI takes it: class, arguments, keywords."""
+    return [(Guard, (), {"health": health})]
 
 
 def address(scope: Message) -> str:

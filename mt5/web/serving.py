@@ -16,7 +16,11 @@ FONTS = (
     "Noto Sans Devanagari",
     "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "sans-serif",
 )  # fmt: skip
-HEAD = '<meta name="referrer" content="no-referrer">'
+# on paper the theme is light, whatever it is on the screen
+HEAD = (
+    '<meta name="referrer" content="no-referrer">'
+    "<style>@media print { body, gradio-app { background: #fff !important; } }</style>"
+)
 SETUP = f"() => {{ document.documentElement.lang = 'en'; {WATCH} }}"
 
 

@@ -15,6 +15,8 @@ from mt5.web.words import Words
 
 LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Events that need no model."""
+NOTED = {**LIGHT, "queue": True, "concurrency_limit": None}
+"""The same for those that may raise a note in a corner of the page, which the queue brings."""
 AT_ONCE = 16  # requests that the engine sees together, so that it can answer them in one batch
 
 # run in the browser, at once: a button can be pressed only while there is something to stop

@@ -1,98 +1,16 @@
-"""The page in Chromium."""
+"""The tab that fills masks, and what all tabs share, in Chromium."""
 
 import json
-import re
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from mt5.languages import LANGUAGES
+from tests.browser.driving import HOSTILE, PARIS, TABS, Server, fill, go, opened
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=20_000)  # a busy machine is not a fault of the page
-
-ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PARIS = "La capitale de la France est <mask>."
-HOSTILE = "<img src=x onerror=window.hit=1> ${window.hit=1} {{window.hit=1}} <script>window.hit=1</script>"
-
-
-class Server:
-    """A process that serves the page. url: where. tokens: how many its engine has written."""
-
-    def __init__(self, log: Path, *command: str) -> None:
-        self.log = log
-        with log.open("w") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
-            )
-        self.url = self._url()
-
-    def _url(self) -> str:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and self.process.poll() is None:
-            if found := re.search(r"The page is at (\S+)", self.log.read_text()):
-                return found[1]
-            time.sleep(0.1)
-        raise AssertionError(f"the page did not start:\n{self.log.read_text()}")
-
-    @property
-    def tokens(self) -> int:
-        return self.log.read_text().count("token")
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("page") / "log", "-m", "tests.fake_page")
-    yield server
-    server.close()
-    assert "Traceback" not in server.log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-def opened(browser: Browser, url: str, *, width: int = 1440, height: int = 1000) -> Page:
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(20_000)
-    page.goto(url)
-    page.wait_for_selector("#fill")
-    return page
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    page = opened(browser, server.url)
-    yield page
-    page.close()
-
-
-def fill(page: Page, prompt: str) -> None:
-    page.fill("#prompt textarea", prompt)
-    page.click("#fill")
 
 
 def test_a_prompt_is_filled_and_every_token_shows_its_probability(page: Page) -> None:
@@ -101,51 +19,118 @@ def test_a_prompt_is_filled_and_every_token_shows_its_probability(page: Page) ->
     expect(page.locator(".chip")).to_have_count(2)
     expect(page.locator(".chip small").first).to_have_text("50.0\u00a0%")
     expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    expect(page.locator(".sentence")).to_have_attribute("lang", "fr")
 
 
 def test_tokens_appear_one_after_another_and_stop_ends_the_work(page: Page, server: Server) -> None:
+    expect(page.locator("#stop")).to_be_disabled()
     fill(page, "a slow <mask>.")
     page.wait_for_selector(".chip >> nth=1")
+    expect(page.locator("#stop")).to_be_enabled()
     assert page.locator(".chip").count() < 300
     page.click("#stop")
-    page.wait_for_timeout(500)
+    expect(page.locator("#stop")).to_be_disabled()
+    page.wait_for_timeout(300)
     tokens = server.tokens
     page.wait_for_timeout(700)
     assert server.tokens == tokens
-    assert 2 <= page.locator(".chip").count() < 300
+    shown = page.locator(".chip").count()
+    assert 2 <= shown < 300
+    with page.expect_download() as saved:  # what was there when it was stopped
+        page.click("#fill-json")
+    record = json.loads(saved.value.path().read_text(encoding="utf-8"))
+    assert abs(len(record["spans"][0]["tokens"]) - shown) <= 5
     fill(page, PARIS)
     expect(page.locator(".filled")).to_contain_text("Paris")
+    expect(page.locator("#stop")).to_be_disabled()
 
 
-def test_the_keyboard_alone_moves_between_chips_and_opens_alternatives(page: Page) -> None:
+def test_an_alternative_is_taken_and_the_choice_is_undone(page: Page) -> None:
     fill(page, PARIS)
-    expect(page.locator("#candidates")).to_be_attached()
-    expect(page.locator(".chip")).to_have_count(2)
-    page.wait_for_timeout(300)
-    page.focus(".chip >> nth=0")
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    page.click(".chip >> nth=0")
+    page.click(".alternatives:visible [data-fork] >> nth=0")
+    expect(page.locator(".filled")).to_have_text("La capitale de la France est Lyonris.")
+    expect(page.locator("#trail li")).to_have_text("␣Lyon in place of ␣Pa")
+    page.click(".chip >> nth=1")
+    page.click(".alternatives:visible [data-fork] >> nth=1")
+    expect(page.locator("#trail li")).to_have_count(2)
+    expect(page.locator(".filled")).to_have_text("La capitale de la France est Lyon Lille.")
+    page.click("#undo")
+    expect(page.locator("#trail li")).to_have_count(1)
+    expect(page.locator(".filled")).to_have_text("La capitale de la France est Lyonris.")
+    page.click("#undo")
+    expect(page.locator(".filled")).to_have_text("La capitale de la France est Paris.")
+    expect(page.locator("#undo")).to_have_count(0)
+
+
+def test_the_keyboard_alone_fills_moves_opens_and_forks(page: Page) -> None:
+    page.focus("#prompt textarea")
+    page.keyboard.press("Control+a")
+    page.keyboard.type(PARIS)
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "fill":
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('chip')"):
+            break
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    panel = page.locator(".alternatives:visible")
+    panel = page.locator("#chips .alternatives:visible")
     expect(panel).to_have_count(1)
     expect(panel).to_contain_text("Alternatives to ris")
-    expect(panel).to_contain_text("␣Lyon")
     expect(page.locator(".chip >> nth=1")).to_have_attribute("aria-expanded", "true")
     page.keyboard.press("Escape")
     expect(panel).to_have_count(0)
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    expect(panel).to_contain_text("Alternatives to ␣Pa")
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if page.evaluate("'fork' in document.activeElement.dataset"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator(".filled")).to_contain_text("Lyonris.")
 
 
-def test_markup_and_templates_typed_as_prompt_do_nothing(page: Page) -> None:
+def test_the_keyboard_alone_goes_through_the_tabs(page: Page) -> None:
+    page.focus("[role=tab][aria-selected=true]")
+    for tab in TABS[1:]:
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator(f"[data-tab-id={tab}][role=tab]")).to_have_attribute("aria-selected", "true")
+
+
+def test_markup_and_templates_typed_into_any_tab_do_nothing(page: Page) -> None:
     fill(page, f"{HOSTILE} <mask>")
     expect(page.locator(".filled")).to_contain_text("<img src=x onerror=window.hit=1> ${window.hit=1}")
     fill(page, HOSTILE)
     expect(page.locator(".fault")).to_be_visible()
+    go(page, "score")
+    page.fill("#score-prompt textarea", f"{HOSTILE} <mask>")
+    page.fill("#answers textarea", HOSTILE)
+    page.click("#score")
+    expect(page.locator("#score-chips .card")).to_have_count(2)
+    for tab in ("sweep", "corrupt"):
+        go(page, tab)
+        page.fill(f"#{tab}-text textarea", HOSTILE)
+        page.click(f"#{tab}")
+        expect(page.locator(f"#{tab}-result")).to_contain_text("onerror")
+    go(page, "lesson")
+    page.fill("#guess textarea", HOSTILE)
+    page.click("#lesson-do")
+    expect(page.locator("#lesson-chips")).to_contain_text("onerror")
     page.wait_for_timeout(300)
     assert page.evaluate("window.hit") is None
     assert page.locator("img[src='x']").count() == 0
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"), [("no gap here", "<mask>"), ("", "empty"), ("\ud800 <mask>", "")]
+    ("prompt", "said"), [("no gap here", "<mask>"), ("", "Type a sentence"), ("\ud800 <mask>", "")]
 )
 def test_what_cannot_be_filled_is_said_and_nothing_typed_is_lost(page: Page, prompt: str, said: str) -> None:
     if "\ud800" in prompt:  # the keyboard cannot type half a character, a script can
@@ -178,35 +163,126 @@ def test_every_language_has_examples_and_one_click_fills_one(page: Page) -> None
     button.click()
     expect(page.locator("#prompt textarea")).to_have_value(prompt)
     expect(page.locator(".filled")).to_contain_text("Paris")
+    expect(page.locator(".sentence")).to_have_attribute("lang", "ja")
 
 
-def test_results_can_be_saved_as_json_and_csv(page: Page) -> None:
+def test_beam_search_lists_all_its_candidates(page: Page) -> None:
+    page.click("#settings button")
+    page.click("#strategy label >> nth=1")
     fill(page, PARIS)
-    expect(page.locator(".filled")).to_contain_text("Paris.")
-    page.wait_for_timeout(500)
+    expect(page.locator(".filled")).to_contain_text("Paris")
+    page.click("#all-candidates button")
+    expect(page.locator("#candidates li")).to_have_count(3)
+
+
+def test_results_can_be_saved_as_json_csv_and_in_nemos_way(page: Page) -> None:
+    fill(page, PARIS)
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
     with page.expect_download() as saved:
-        page.click("#save-json")
+        page.click("#fill-json")
     record = json.loads(saved.value.path().read_text(encoding="utf-8"))
-    assert (
-        record["prompt"] == PARIS and record["model"]["sha256"] and record["settings"] and record["version"]
-    )
+    assert record["prompt"] == PARIS and record["model"]["sha256"]
+    assert record["settings"]["seed"] == 0 and record["version"]
     with page.expect_download() as saved:
-        page.click("#save-csv")
+        page.click("#fill-csv")
     assert saved.value.path().read_text(encoding="utf-8-sig").startswith("mask,token,id,piece,log_prob")
+    with page.expect_download() as saved:
+        page.click("#fill-nemo")
+    record = json.loads(saved.value.path().read_text(encoding="utf-8"))
+    assert set(record) >= {"prompt", "completion", "masked_input", "model", "settings", "version"}
+
+
+def test_nothing_is_saved_before_there_is_a_result(page: Page) -> None:
+    page.click("#fill-json")
+    expect(page.locator(".toast-body")).to_contain_text("no result")
+
+
+@pytest.mark.parametrize("format_", ["svg", "png"])
+def test_a_figure_can_be_saved(page: Page, format_: str) -> None:
+    fill(page, PARIS)
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    with page.expect_download() as saved:
+        page.click(f"[data-figure=surprise][data-format={format_}]")
+    content = Path(saved.value.path()).read_bytes()
+    assert content.startswith(b"\x89PNG" if format_ == "png" else b"<svg")
+
+
+def test_where_the_model_looked_is_drawn_layer_by_layer(page: Page) -> None:
+    fill(page, PARIS)
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    page.click("#attention-show")
+    expect(page.locator("#attention .heatmaplayer image")).to_have_count(1)
+    expect(page.locator("#layer input[type=number]")).to_have_value("2")
+    fill(page, PARIS)  # a map of another result would mislead
+    expect(page.locator("#attention")).to_have_count(0)
 
 
 def test_nothing_is_asked_of_another_host_and_no_prompt_is_kept(browser: Browser, server: Server) -> None:
-    page = browser.new_page()
+    page = browser.new_context().new_page()
     hosts: set[str | None] = set()
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     page.goto(server.url)
-    page.wait_for_selector("#fill")
+    page.wait_for_selector("#tabs [role=tab]")
     fill(page, "canary <mask>")
-    expect(page.locator(".filled")).to_contain_text("canary")
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    for tab in TABS:
+        go(page, tab)
     assert hosts - {None} == {"127.0.0.1"}
     kept = page.evaluate("JSON.stringify({...localStorage}) + JSON.stringify({...sessionStorage})")
-    assert "canary" not in kept
-    page.close()
+    assert "canary" not in kept and "canary" not in server.log.read_text()
+    page.context.close()
+
+
+def test_a_link_brings_the_same_state_into_a_fresh_browser(
+    page: Page, browser: Browser, server: Server
+) -> None:
+    page.click("#settings button")
+    page.click("#strategy label >> nth=2")
+    page.fill("#seed input", "7")
+    fill(page, "Ένα ${x} & <mask> = ?")
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    page.click(".chip >> nth=0")
+    page.click(".alternatives:visible [data-fork] >> nth=0")
+    expect(page.locator(".filled")).to_have_text("Ένα ${x} & Lyonris = ?")
+    page.click("#fill-copy")
+    link = page.locator("#fill-link textarea, #fill-link input").input_value()
+    query = parse_qs(urlsplit(link).query)
+    assert query["seed"] == ["7"] and query["strategy"] == ["sample"] and "temperature" not in query
+    other = opened(browser, link)
+    expect(other.locator(".filled")).to_have_text("Ένα ${x} & Lyonris = ?")
+    expect(other.locator("#prompt textarea")).to_have_value("Ένα ${x} & <mask> = ?")
+    other.click("#settings button")
+    expect(other.locator("#seed input")).to_have_value("7")
+    other.context.close()
+
+
+def test_a_link_without_a_result_does_not_reveal_one(page: Page, browser: Browser) -> None:
+    page.fill("#prompt textarea", "An exercise: <mask>.")
+    page.click("#fill-copy")
+    link = page.locator("#fill-link textarea, #fill-link input").input_value()
+    other = opened(browser, link)
+    expect(other.locator("#prompt textarea")).to_have_value("An exercise: <mask>.")
+    other.wait_for_timeout(500)
+    assert other.locator(".chip").count() == 0
+    other.context.close()
+
+
+def test_another_model_is_loaded_while_the_old_one_answers(page: Page) -> None:
+    def choose(name: str) -> None:
+        page.click("#model-choice input")
+        page.click(f"[role=option][aria-label='{name}']")
+
+    choose("broken")
+    expect(page.locator("#model-state")).to_contain_text("broken is being loaded")
+    fill(page, PARIS)
+    expect(page.locator(".filled")).to_contain_text("Paris")
+    expect(page.locator("#model-state .fault")).to_contain_text("broken could not be loaded")
+    choose("other")
+    expect(page.locator("#model")).to_contain_text("other")
+    fill(page, PARIS)
+    expect(page.locator(".filled")).to_contain_text("Roma")
+    choose("fake")
+    expect(page.locator("#model")).to_contain_text("fake")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -215,9 +291,11 @@ def test_a_phone_scrolls_in_one_direction_only(browser: Browser, server: Server,
     fill(page, f"{'Donaudampfschifffahrt' * 8} <mask> <mask> <mask>.")
     expect(page.locator(".chip")).to_have_count(6)
     page.click(".chip >> nth=0")
-    page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
+    for tab in TABS:
+        go(page, tab)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+    page.context.close()
 
 
 def test_letters_on_chips_keep_their_colour_in_the_dark_theme(browser: Browser, server: Server) -> None:
@@ -227,24 +305,18 @@ def test_letters_on_chips_keep_their_colour_in_the_dark_theme(browser: Browser, 
     expect(page.locator("body.dark")).to_be_attached()
     letters = page.locator(".chip bdi").first.evaluate("chip => getComputedStyle(chip).color")
     assert letters == "rgb(0, 0, 0)"
-    page.close()
+    page.context.close()
 
 
-def test_the_embedded_model_names_the_capital_of_france(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    server = Server(tmp_path_factory.mktemp("app") / "log", "app.py", "--port", "7869")
-    try:
-        page = opened(browser, server.url)
-        expect(page.locator(".model")).to_contain_text("embedded demo model")
-        fill(page, PARIS)
-        expect(page.locator(".filled")).to_have_text("La capitale de la France est Paris.")
-        page.wait_for_timeout(1_000)
-        with page.expect_download() as saved:
-            page.click("#save-json")
-        record = json.loads(saved.value.path().read_text(encoding="utf-8"))
-        assert record["completion"]["text"] == "Paris" and len(record["model"]["sha256"]) == 64
-        page.close()
-        assert "Traceback" not in server.log.read_text()
-    finally:
-        server.close()
+def test_print_is_light_and_keeps_the_colours(browser: Browser, server: Server) -> None:
+    page = opened(browser, f"{server.url}?__theme=dark")
+    fill(page, PARIS)
+    page.wait_for_selector(".chip")
+    page.emulate_media(media="print")
+    assert (
+        page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+        == "rgb(255, 255, 255)"
+    )
+    assert page.locator(".chip").first.evaluate("chip => getComputedStyle(chip).printColorAdjust") == "exact"
+    expect(page.locator("#fill")).to_be_hidden()
+    page.context.close()

@@ -1,0 +1,74 @@
+"""How a test serves the page and drives it."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+ROOT = Path(__file__).resolve().parents[2]
+# what Debian calls it, or what playwright has downloaded itself
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PARIS = "La capitale de la France est <mask>."
+HOSTILE = "<img src=x onerror=window.hit=1> ${window.hit=1} {{window.hit=1}} <script>window.hit=1</script>"
+TABS = ("fill", "score", "sweep", "corrupt", "languages", "batch", "lesson")
+
+expect.set_options(timeout=60_000)  # a busy machine is not a fault of the page
+
+
+class Server:
+    """A process that serves the page. url: where. tokens: how many its engine has written."""
+
+    def __init__(self, log: Path, *command: str) -> None:
+        self.log = log
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+            )
+        self.url = self._url()
+
+    def _url(self) -> str:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and self.process.poll() is None:
+            if found := re.search(r"The page is at (\S+)", self.log.read_text()):
+                return found[1]
+            time.sleep(0.05)
+        raise AssertionError(f"the page did not start:\n{self.log.read_text()}")
+
+    @property
+    def tokens(self) -> int:
+        return self.log.read_text().count("token")
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def opened(
+    browser: Browser, url: str, *, width: int = 1440, height: int = 1000, locale: str = "en-US"
+) -> Page:
+    page = browser.new_context(viewport={"width": width, "height": height}, locale=locale).new_page()
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    page.wait_for_selector("#tabs [role=tab]")
+    return page
+
+
+def fill(page: Page, prompt: str) -> None:
+    page.fill("#prompt textarea", prompt)
+    page.click("#fill")
+
+
+def go(page: Page, tab: str) -> None:
+    page.click(f"[data-tab-id={tab}][role=tab]")

@@ -1,0 +1,103 @@
+"""axe-core finds nothing to complain of, and the page speaks the reader's language."""
+
+import json
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from mt5.web.text import languages, text_of
+from tests.browser.driving import PARIS, TABS, Server, fill, go, opened
+
+pytestmark = pytest.mark.browser
+
+RUN = {"score": "#score", "sweep": "#sweep", "corrupt": "#corrupt", "languages": "#languages-run"}
+RUN |= {"batch": "#batch-example", "lesson": "#lesson-do"}
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_first_tab_violates_no_rule_of_accessibility(
+    browser: Browser, server: Server, theme: str
+) -> None:
+    page = opened(browser, f"{server.url}?__theme={theme}")
+    assert violations(page) == []
+    page.click("#settings button")
+    page.click("#all-candidates button")
+    page.click("#glossary button")
+    page.click("#about button")
+    fill(page, "no gap")
+    expect(page.locator(".fault")).to_be_visible()
+    assert violations(page) == []
+    fill(page, PARIS)
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    page.click(".chip >> nth=0")
+    page.click(".alternatives:visible [data-fork] >> nth=0")
+    expect(page.locator("#trail li")).to_have_count(1)
+    expect(page.locator("#stop")).to_be_disabled()
+    page.click("#attention-show")
+    expect(page.locator("#attention .heatmaplayer image")).to_have_count(1)
+    page.click(".chip >> nth=1")
+    page.click("#fill-copy")
+    expect(page.locator("#fill-link")).to_be_visible()
+    assert violations(page) == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("tab", TABS[1:])
+def test_every_tab_violates_no_rule_of_accessibility(
+    browser: Browser, server: Server, theme: str, tab: str
+) -> None:
+    step = "&step=4" if tab == "lesson" else ""
+    page = opened(browser, f"{server.url}?__theme={theme}&tab={tab}{step}")
+    expect(page.locator(f"#{tab}-copy")).to_be_visible()
+    assert violations(page) == []
+    page.click(RUN[tab])
+    expect(page.locator(f"#{tab}-result .empty")).to_have_count(0)
+    page.wait_for_timeout(500)
+    if page.locator(f"#{tab}-result .chip").count():
+        page.locator(f"#{tab}-result .chip").first.click()
+    assert violations(page) == []
+    page.context.close()
+
+
+def test_a_first_visit_is_answered_in_the_browsers_language(browser: Browser, server: Server) -> None:
+    for language in languages():
+        locale = {"no": "nb-NO"}.get(language, language)
+        page = opened(browser, server.url, locale=locale)
+        expect(page.locator("#fill")).to_have_text(text_of(language)("fill"))
+        expect(page.locator("html")).to_have_attribute("lang", language)
+        page.context.close()
+
+
+@pytest.mark.parametrize("language", ["ja", "el", "hi"])
+def test_the_page_can_speak_another_language(
+    page: Page, browser: Browser, server: Server, language: str
+) -> None:
+    if language not in languages():
+        pytest.skip("not translated yet")
+    text = text_of(language)
+    fill(page, PARIS)
+    expect(page.locator("#surprise .bars .point")).to_have_count(2)
+    page.click("#page-language input")
+    page.click(f"[role=option][data-index='{languages().index(language)}']")
+    expect(page.locator("#fill")).to_have_text(text("fill"))
+    expect(page.locator("html")).to_have_attribute("lang", language)
+    expect(page.locator("h1")).to_have_text(text("title"))
+    expect(page.locator(".chip small").first).to_have_text(text.percent(0.5))
+    for tab in TABS:
+        expect(page.locator(f"[data-tab-id={tab}][role=tab]")).to_have_text(text(f"tab_{tab}"))
+    go(page, "lesson")
+    expect(page.locator("#lesson-told h2")).to_have_text(text("lesson_1"))
+    expect(page.locator("#lesson-prompt textarea")).to_have_value(text("lesson_1_prompt"))
+    page.reload()
+    expect(page.locator("#fill")).to_have_text(text("fill"))  # remembered
+    assert json.loads(page.evaluate("JSON.stringify(Object.keys(localStorage))")).count("mt5-page-language")
+    other = opened(browser, f"{server.url}?page={language}&tab=lesson&step=4")
+    expect(other.locator("#lesson-second textarea")).to_have_value(text("lesson_4_second"))
+    other.context.close()
