@@ -1,6 +1,7 @@
 """An engine on ranks that are drilled to fail."""
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -67,3 +68,8 @@ def until(condition, timeout_s: float) -> float:
         assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s"
         time.sleep(0.01)
     return time.monotonic() - began
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +14,13 @@ from pathlib import Path
 import pytest
 
 import mt5
-from tests.rank_engine import DATA, HF, NEMO, drilled, nothing_left, until
+from tests.rank_engine import DATA, HF, NEMO, drilled, free_port, nothing_left, until
 
 pytestmark = pytest.mark.slow
 PROMPT = "La capitale de la France est <mask>."
 # an all-reduce sums in another order
 TOLERANCE = 1e-4
 ROOT = Path(__file__).parent.parent
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def ended(launcher):
