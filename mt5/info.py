@@ -10,9 +10,13 @@ from mt5.config import ModelConfig
 
 @dataclass(frozen=True)
 class Health:
-    """state: whether requests are answered; message: what a person should know, empty when nothing."""
+    """How the model is.
 
-    state: Literal["ready", "restarting", "failed", "draining", "closed"]
+    state: whether requests are answered; "reduced" is in fewer processes than were asked for. size: of these.
+    message: what a person should know, empty when nothing.
+    """
+
+    state: Literal["ready", "reduced", "restarting", "failed", "draining", "closed"]
     size: int
     message: str = ""
 

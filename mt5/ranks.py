@@ -65,6 +65,7 @@ class Ranks:
         self._changed = Condition()
         self._state, self._message, self._group = "restarting", "", None
         self._crashes: deque[float] = deque(maxlen=CRASHES)
+        self._well = "ready", ""  # what becomes of the state when all is well
         self._meetings = 0
         self._arrivals: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
         try:
@@ -220,7 +221,7 @@ class Ranks:
             raise
         with self._changed:
             self._group = group
-            self._become("ready", self._message if self.plan.size == 1 else "")
+            self._become(*self._well)
 
     def _recover(self, group: Group) -> None:
         """Start again after a fault; runs in the thread that heard of it."""
@@ -239,7 +240,10 @@ class Ranks:
                     return
                 self.plan = replace(self.plan, size=1, threads=None)
                 self._crashes.clear()
-                self._message = "The model's processes kept failing; it now runs in one, perhaps slower."
+                self._well = (
+                    "reduced",
+                    "The model's processes kept failing; it now runs in a single one.",
+                )
                 log.error("%d failures in %.0f s: falling back to one process", CRASHES, WINDOW_S)
             try:
                 self._begin()

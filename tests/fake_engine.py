@@ -31,6 +31,8 @@ class FakeInfo:
     parameters: int = 12_345_678
     dtype: str = "float32"
     tensor_parallel: int = 1
+    load_s: float = 0.5
+    rank_memory: tuple[int, ...] = ()
     sha256: str = "0" * 64
 
     def facts(self) -> dict[str, Any]:

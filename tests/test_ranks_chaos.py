@@ -113,7 +113,7 @@ def test_w9_three_failures_in_a_minute_fall_back_to_one_process(tmp_path, wanted
         with pytest.raises(RankError, match="twice"):
             engine.fill(PROMPT)
         assert same(engine.fill(OTHER), wanted)
-        until(lambda: engine.health.state == "ready", 15)
+        until(lambda: engine.health.state == "reduced", 15)
         assert engine.health.size == 1 and "one" in engine.health.message
         assert same(engine.fill(THIRD), wanted)
 

@@ -27,6 +27,11 @@ def model_line(models: Models, text: Text) -> str:
         text.html("tensor_parallel", number=text.number(info.tensor_parallel, 0)),
         text.html("own_model" if own else "embedded_model"),
     ]
+    if info.rank_memory:
+        sizes = " + ".join(f"{text.number(memory / 1e9, 2)} GB" for memory in info.rank_memory)
+        facts.append(text.html("rank_memory", sizes=sizes))
+    if own:
+        facts.append(text.html("load_time", number=text.number(info.load_s, 1)))
     return f'<p class="model">{" · ".join(facts)}</p>'
 
 

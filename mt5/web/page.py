@@ -10,6 +10,7 @@ from mt5.web import languages as in_languages
 from mt5.web.about import build_about
 from mt5.web.api import build_api
 from mt5.web.header import build_header, build_model
+from mt5.web.health import build_health
 from mt5.web.models import Models
 from mt5.web.serving import serving
 from mt5.web.settings import FIELDS
@@ -36,6 +37,7 @@ def build_page(engine: Engine | Models) -> gr.Blocks:
     with gr.Blocks(title=title, delete_cache=(600, 1800), analytics_enabled=False, fill_width=True) as page:
         language, line = build_header(words, models)
         shell = Shell(models, words, language)
+        build_health(words)
         build_model(shell, line)
         selector, tabs = build_tabs(shell)
         build_about(words)

@@ -5,12 +5,21 @@ import signal
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.driving import PARIS, Server, fill, opened
 from tests.rank_engine import MARK, free_port, marked, nothing_left, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("state", ["restarting", "reduced", "failed"])
+def test_the_page_says_so_when_the_models_processes_fail(page: Page, state: str) -> None:
+    expect(page.locator("#health p:visible")).to_have_count(0)
+    page.route("**/health", lambda route: route.fulfill(json={"state": state, "message": ""}))
+    page.reload()
+    expect(page.locator(f"#health [data-state={state}]")).to_be_visible()
+    expect(page.locator("#health p:visible")).to_have_count(1)
 
 
 def test_the_embedded_model_fills_over_two_ranks_and_after_one_was_killed(
