@@ -80,7 +80,7 @@ def views(answer: Answer | None, text: Text) -> list[Any]:
         ("corrupt_attempt", attempt(answer, text)),
     )
     shown = "".join(
-        f'<section class="card"><h3>{text.html(title)}</h3>'
+        f'<section class="card"><h2>{text.html(title)}</h2>'
         f'<p class="spans" dir="auto"{lang}>{body}</p></section>'
         for title, body in cards
     )

@@ -44,7 +44,7 @@ def _lists(text: Text) -> str:
 def _section(code: str, endonym: str, rows: list[str], text: Text) -> str:
     more = f'{text.html("more")}<span class="sr"> ({escape(endonym)})</span>'
     return (
-        f'<section lang="{code}"><h3>{escape(endonym)}</h3><ul>{rows[0]}</ul>'
+        f'<section lang="{code}"><h2>{escape(endonym)}</h2><ul>{rows[0]}</ul>'
         f'<details><summary lang="{text.language}">{more}</summary>'
         f"<ul>{''.join(rows[1:])}</ul></details></section>"
     )

@@ -101,7 +101,7 @@ def followed(trail: Sequence[Choice], text: Text, given: str) -> list[Any]:
         + "</li>"
         for choice in trail
     )
-    listed = f'<h3>{text.html("trail")}</h3><ol class="trail">{steps}</ol>' if steps else ""
+    listed = f'<h2>{text.html("trail")}</h2><ol class="trail">{steps}</ol>' if steps else ""
     return [tuple(trail), listed, gr.update(visible=bool(trail)), given]
 
 

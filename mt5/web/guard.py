@@ -52,7 +52,9 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["path"] == "/health":
             state, message = self.health()
-            return await _answer(send, 200 if state in ("ready", "reduced") else 503, {"state": state, "message": message})
+            return await _answer(
+                send, 200 if state in ("ready", "reduced") else 503, {"state": state, "message": message}
+            )
         if scope["method"] != "POST":
             return await self.app(scope, receive, _sniffless(send))
         if not self.addresses.take(address(scope)):

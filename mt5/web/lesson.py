@@ -85,7 +85,7 @@ def card(title: str, filled: Filled, text: Text, name: str, *, ranked: bool = Fa
     spoken = spoken_in(None, filled.prompt)
     listed = _likeliest(filled, text) if ranked else ""
     return (
-        f'<section class="card"><h3>{escape(title)}</h3>{chips.sentence(filled, text, spoken, name=name)}'
+        f'<section class="card"><h2>{escape(title)}</h2>{chips.sentence(filled, text, spoken, name=name)}'
         f'<p class="hint">{escape(said)}</p>{listed}</section>'
     )
 

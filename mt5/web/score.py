@@ -57,7 +57,7 @@ def views(answer: Answer | None, text: Text) -> list[Any]:
         return [None, export.nothing(text, "score_empty"), charts.shown(None), ""]
     halves = ((answer.yours, "score_yours", "yours"), (answer.models, "score_model", "models"))
     cards = "".join(
-        f'<section class="card"><h3>{text.html(title)}</h3>{_numbers(score, text)}'
+        f'<section class="card"><h2>{text.html(title)}</h2>{_numbers(score, text)}'
         f"{chips.sentence(score, text, answer.spoken, name=f'score-{name}')}</section>"
         for score, title, name in halves
     )

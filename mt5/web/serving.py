@@ -21,7 +21,16 @@ HEAD = (
     '<meta name="referrer" content="no-referrer">'
     "<style>@media print { body, gradio-app { background: #fff !important; } }</style>"
 )
-SETUP = f"() => {{ document.documentElement.lang = 'en'; {WATCH} }}"
+# runs in the browser: pictures in the footer say what the words beside them say
+SILENCE = """
+const silence = () => {
+  const images = document.querySelectorAll('footer img');
+  for (const image of images) image.alt = '';
+  if (!images.length) setTimeout(silence, 200);
+};
+silence();
+"""
+SETUP = f"() => {{ document.documentElement.lang = 'en'; {WATCH} {SILENCE} }}"
 
 
 def theme() -> gr.themes.Base:
