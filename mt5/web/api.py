@@ -1,10 +1,12 @@
 """Endpoints for programs, which are tools of the Model Context Protocol as well."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+from gradio.mcp import GradioMCPServer
 
 from mt5.errors import PromptError
 from mt5.settings import Settings
@@ -27,6 +29,8 @@ def told() -> Iterator[None]:
 
 def build_api(models: Models) -> None:
     """Offer every endpoint under its own name."""
+    # gradio writes a dictionary as Python does; what a tool answers is to be JSON
+    GradioMCPServer.postprocess_output_data = _written
     for endpoint in endpoints(models):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=AT_ONCE)
 
@@ -143,6 +147,12 @@ def endpoints(models: Models) -> list[Callable[..., Record]]:
         return {key: value for key, value in facts.items() if key != "path"}
 
     return [fill, score, sweep, corrupt, languages, info]
+
+
+def _written(server: GradioMCPServer, data: Sequence[Record], root_url: str) -> list[Any]:
+    """The answers of a tool as text."""
+    texts = [json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in data]
+    return [server.types.TextContent(type="text", text=text) for text in texts]
 
 
 def _one(prompt: Any) -> str:
