@@ -35,6 +35,7 @@ def main() -> None:
     options, choices = arguments(), allowed(os.environ.get("MT5_MODELS", ""))
     # before gradio is imported: it looks for its maker's server otherwise
     os.environ |= {f"GRADIO_{name}": value for name, value in QUIET.items()}
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads wait asleep: the page needs the cores
     if all(Path(path).exists() for path in (options.checkpoint, *choices.values())):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is left to be downloaded
     host = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
@@ -49,7 +50,7 @@ def main() -> None:
                 _, url, _ = page.launch(server_name=host, server_port=options.port, **serving(models))
                 print(f"The page is at {url}", flush=True)
                 page.block_thread()
-    except (mt5.CheckpointError, OSError) as fault:
+    except (mt5.CheckpointError, mt5.RankError, OSError) as fault:
         taken = f"port {options.port} cannot be used, perhaps it is taken; try another"
         print(f"Error: {taken if isinstance(fault, OSError) else fault}", file=sys.stderr)
         sys.exit(2)

@@ -15,9 +15,10 @@ import torch
 
 import mt5
 from mt5.errors import RankError
+from mt5.web.models import Models
 from tests import drills
 from tests.drills import Drill
-from tests.rank_engine import NEMO, drilled, marked, nothing_left, until
+from tests.rank_engine import HF, NEMO, drilled, marked, nothing_left, until
 
 pytestmark = pytest.mark.slow
 PROMPT, OTHER, THIRD = "La capitale de la France est <mask>.", "Rome is <mask>.", "<mask> is far."
@@ -161,6 +162,27 @@ def test_w11_ranks_die_with_a_killed_engine():
         engine.send_signal(signal.SIGKILL)
         engine.wait()
         engine.stdout.close()
+
+
+def test_w14_a_job_ends_on_the_model_that_it_began_on_when_another_is_chosen(tmp_path, wanted):
+    slow = Drill(drills.dawdle, tmp_path / "log", times=1000)
+    with drilled(NEMO, slow) as old, ThreadPoolExecutor(1) as threads:
+        models = Models(old, {"other": str(HF)}, lambda path: mt5.open(path, dtype="float32"))
+
+        def job():
+            with models.engine() as engine:
+                return engine.fill(PROMPT)
+
+        asked = threads.submit(job)
+        until(slow.log.exists, 20)
+        models.choose("other")
+        until(lambda: models.chosen == "other", 30)
+        with models.engine() as engine:
+            assert engine.info.format == "huggingface"
+            assert engine.fill(OTHER).text
+        assert same(asked.result(30), wanted)
+        until(lambda: old.health.state == "closed", 10)
+        models.close()
 
 
 def test_w15_ranks_import_nothing_of_the_page(tmp_path):

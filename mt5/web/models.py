@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mt5.errors import CheckpointError, PromptError
+from mt5.errors import CheckpointError, PromptError, RankError
 from mt5.info import Info
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Models:
     def _load(self, name: str, opener: Opener) -> None:
         try:
             engine = opener(self.choices[name])
-        except CheckpointError:
+        except (CheckpointError, RankError):
             self.loading, self.failed = None, name
             return
         with self._lock:
