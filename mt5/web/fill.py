@@ -10,6 +10,7 @@ from mt5 import figures, infill
 from mt5.engine import Engine
 from mt5.errors import PromptError
 from mt5.info import Info
+from mt5.languages import LANGUAGES
 from mt5.record import record
 from mt5.results import Fill
 from mt5.settings import Settings
@@ -62,12 +63,15 @@ class Choice:
     given: str
 
 
-def answered(fill: Fill, text: Text, model: str) -> str:
-    """The filled sentence, plain, and how sure the model was of all of it."""
+def answered(answer: Answer, text: Text) -> str:
+    """The filled sentence, plain, how sure the model was of all of it, and which language it is."""
+    fill, endonyms = answer.fill, {language.code: language.endonym for language in LANGUAGES}
+    spoken = endonyms.get(answer.spoken or "")
     numbers = (
         f"{text('log_prob')} {text.number(fill.log_prob, 3)}",
         f"{text('perplexity')} {text.number(fill.perplexity, 2)}",
-        model,
+        answer.info.name,
+        *([text("language_detected", language=spoken)] if spoken else []),
     )
     return (
         f'<p class="filled" dir="auto" aria-live="polite">{chips.visible(fill.text)}</p>'
@@ -121,7 +125,7 @@ def views(answer: Answer, text: Text, *, draw: bool) -> list[Any]:
     """A result as the outputs: answer, sentence, chips, chart, candidates, message."""
     return [
         answer,
-        answered(answer.fill, text, answer.info.name),
+        answered(answer, text),
         sentence(answer, text),
         chart(answer.fill, text) if draw else gr.skip(),
         candidates(answer.fill, text),

@@ -31,7 +31,7 @@ def test_the_first_tab_violates_no_rule_of_accessibility(
     page.click("#glossary button")
     page.click("#about button")
     fill(page, "no gap")
-    expect(page.locator(".fault")).to_be_visible()
+    expect(page.locator(".block.status .fault")).to_be_visible()
     assert violations(page) == []
     fill(page, PARIS)
     expect(page.locator("#surprise .bars .point")).to_have_count(2)

@@ -109,7 +109,7 @@ def test_markup_and_templates_typed_into_any_tab_do_nothing(page: Page) -> None:
     fill(page, f"{HOSTILE} <mask>")
     expect(page.locator(".filled")).to_contain_text("<img src=x onerror=window.hit=1> ${window.hit=1}")
     fill(page, HOSTILE)
-    expect(page.locator(".fault")).to_be_visible()
+    expect(page.locator(".block.status .fault")).to_be_visible()
     go(page, "score")
     page.fill("#score-prompt textarea", f"{HOSTILE} <mask>")
     page.fill("#answers textarea", HOSTILE)
@@ -141,11 +141,11 @@ def test_what_cannot_be_filled_is_said_and_nothing_typed_is_lost(page: Page, pro
         page.click("#fill")
     else:
         fill(page, prompt)
-        expect(page.locator(".fault")).to_contain_text(said)
+        expect(page.locator(".block.status .fault")).to_contain_text(said)
         expect(page.locator("#prompt textarea")).to_have_value(prompt)
     fill(page, PARIS)  # the stream has survived
     expect(page.locator(".filled")).to_contain_text("Paris")
-    expect(page.locator(".fault")).to_have_count(0)
+    expect(page.locator(".block.status .fault")).to_have_count(0)
 
 
 def test_the_mask_is_written_where_the_cursor_is(page: Page) -> None:

@@ -52,7 +52,7 @@ def test_gaps_and_lines_must_agree(page: Page) -> None:
     go(page, "score")
     page.fill("#answers textarea", "one\ntwo")
     page.click("#score")
-    expect(page.locator("#tabs .fault")).to_contain_text("one line for each gap")
+    expect(page.locator("#tabs .block.status .fault")).to_contain_text("one line for each gap")
 
 
 def test_every_word_is_masked_in_turn(page: Page, browser: Browser) -> None:
