@@ -18,7 +18,7 @@ from mt5.web.faults import fault
 from mt5.web.languages import asked, meanings
 from mt5.web.languages import views as languages_views
 from mt5.web.settings import settings_of
-from mt5.web.text import TEXTS, escape, languages, preferred, text_of
+from mt5.web.text import TEXTS, escape, languages, preferred, text_of, written
 from tests.fake_engine import FakeEngine
 
 ENGLISH = text_of("en")
@@ -140,7 +140,7 @@ def placeholders(text: str) -> list[str]:
 
 @pytest.mark.parametrize("language", languages())
 def test_every_language_says_everything(language: str) -> None:
-    text, english = text_of(language).entries, ENGLISH.entries
+    text, english = written(language), written("en")
     assert set(text) == set(english)
     for key, said in english.items():
         assert text[key].strip(), key

@@ -66,8 +66,12 @@ def text_of(language: object) -> Text:
     """The text of a page language; English for a code that has none."""
     if language not in languages():
         return text_of(FALLBACK)
-    entries = json.loads((TEXTS / f"{language}.json").read_text(encoding="utf-8"))
-    return Text(str(language), entries)
+    return Text(str(language), {**written(FALLBACK), **written(str(language))})
+
+
+def written(language: str) -> dict[str, str]:
+    """The entries of a language's file."""
+    return json.loads((TEXTS / f"{language}.json").read_text(encoding="utf-8"))
 
 
 @cache
