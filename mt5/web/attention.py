@@ -15,7 +15,9 @@ def drawn(attention: Any, layer: object, text: Text) -> dict[str, Any]:
     """The weights of a layer, counted from 1, as a map."""
     layers = len(attention.weights)
     number = int(layer) if isinstance(layer, int | float) and 1 <= layer <= layers else layers
-    figure = figures.attention(attention, number - 1, title=text("attention_title"))
+    names = {"read": text("attention_source"), "written": text("attention_target")}
+    titles = {"title": text("attention_title"), "percent": text.percent, **names}
+    figure = figures.attention(attention, number - 1, **titles)
     return charts.shown(charts.drawn(figure, "attention", zoom=True))
 
 

@@ -56,7 +56,7 @@ class Guard:
                 send, 200 if state in ("ready", "reduced") else 503, {"state": state, "message": message}
             )
         if scope["method"] != "POST":
-            return await self.app(scope, receive, _sniffless(send))
+            return await self.app(_without_page(scope), receive, _sniffless(send))
         if not self.addresses.take(address(scope)):
             return await _refuse(send, 429, "Too many requests from this address. Wait a little.")
         try:
@@ -84,6 +84,12 @@ def address(scope: Message) -> str:
             if name == b"x-forwarded-for":
                 return value.decode("latin-1").rpartition(",")[2].strip()
     return str((scope.get("client") or ("",))[0])
+
+
+def _without_page(scope: Message) -> Message:
+    """Without `page`, by which gradio looks for pages that are not there, and fails."""
+    kept = [part for part in scope.get("query_string", b"").split(b"&") if not part.startswith(b"page=")]
+    return {**scope, "query_string": b"&".join(kept)}
 
 
 async def _body(scope: Message, receive: Receive) -> bytes | None:

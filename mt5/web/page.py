@@ -76,7 +76,7 @@ def speak(page: gr.Blocks, shell: Shell, selector: gr.Tabs, tabs: list[Tab]) -> 
 
     def arrive(request: gr.Request, chosen: str) -> list[Any]:
         query = dict(request.query_params)
-        wanted = (query.get("page"), chosen, preferred(request.headers.get("accept-language")))
+        wanted = (query.get("ui"), chosen, preferred(request.headers.get("accept-language")))
         spoken = next(code for code in (*wanted, FALLBACK) if code in languages())
         return [spoken, *permalink.restored(tabs, query, text_of(spoken))]
 

@@ -25,7 +25,7 @@ COPY = """(...values) => {
       url.searchParams.set(name, value);
   });
   const language = values[names.length];
-  if (language && language !== 'en') url.searchParams.set('page', language);
+  if (language && language !== 'en') url.searchParams.set('ui', language);
   if (document.querySelector(result)) url.searchParams.set('run', '1');
   navigator.clipboard?.writeText(url.href).catch(() => {});
   setTimeout(() => document.querySelector(`#${tab}-link textarea, #${tab}-link input`)?.select(), 200);

@@ -101,6 +101,6 @@ def test_the_page_can_speak_another_language(
     page.reload()
     expect(page.locator("#fill")).to_have_text(text("fill"))  # remembered
     assert json.loads(page.evaluate("JSON.stringify(Object.keys(localStorage))")).count("mt5-page-language")
-    other = opened(browser, f"{server.url}?page={language}&tab=lesson&step=4")
+    other = opened(browser, f"{server.url}?ui={language}&tab=lesson&step=4")
     expect(other.locator("#lesson-second textarea")).to_have_value(text("lesson_4_second"))
     other.context.close()

@@ -267,6 +267,14 @@ def test_a_link_without_a_result_does_not_reveal_one(page: Page, browser: Browse
     other.context.close()
 
 
+def test_an_address_with_a_page_that_is_not_there_opens_the_one_that_is(
+    browser: Browser, server: Server
+) -> None:
+    page = opened(browser, f"{server.url}?page=nowhere&q=kept&tab=fill&ui=nowhere")
+    expect(page.locator("#prompt textarea")).to_have_value("kept")
+    page.context.close()
+
+
 def test_another_model_is_loaded_while_the_old_one_answers(page: Page) -> None:
     def choose(name: str) -> None:
         page.click("#model-choice input")
