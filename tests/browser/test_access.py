@@ -16,6 +16,7 @@ RUN |= {"batch": "#batch-example", "lesson": "#lesson-do"}
 
 
 def violations(page: Page) -> list[str]:
+    page.wait_for_timeout(700)  # until nothing fades in or out
     found = Axe().run(page).response["violations"]
     return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]
 
