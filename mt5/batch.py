@@ -14,8 +14,9 @@ MAX_LINE = 65_536
 ROWS_AT_ONCE = 16
 Format = Literal["csv", "jsonl"]
 Record = dict[str, Any]
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for a formula when a cell begins with it."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
+"""What a spreadsheet takes for a formula when a cell begins with it; some take the wide signs as well."""
+LISTED = 8  # columns that a message lists
 
 
 class Filler(Protocol):
@@ -37,10 +38,14 @@ def read(data: bytes, name: str) -> list[Record]:
     PromptError names the row that cannot be read; nothing is read in part.
     """
     format_ = format_of(name)
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as fault:
-        raise PromptError(f"{name}: byte {fault.start:,} is not UTF-8. Save the file as UTF-8.") from fault
+        line, kind = data.count(b"\n", 0, fault.start) + 1, encoding.upper().removesuffix("-SIG")
+        raise PromptError(
+            f"{name}, line {line:,}: byte {fault.start:,} is not {kind}. Save the file as UTF-8."
+        ) from fault
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > MAX_LINE:
             raise PromptError(
@@ -57,9 +62,15 @@ def read(data: bytes, name: str) -> list[Record]:
 def _csv_rows(text: str, name: str) -> Iterator[Record]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        if "prompt" not in (reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
-            raise PromptError(f"{name}, line 1: no column `prompt`, found {found}.")
+        columns = [_unescaped(column) for column in reader.fieldnames or ()]
+        if "prompt" not in columns:
+            found = ", ".join(columns[:LISTED]) or "nothing"
+            more = f" and {len(columns) - LISTED:,} more" if len(columns) > LISTED else ""
+            raise PromptError(f"{name}, line 1: no column `prompt`, found {found}{more}.")
+        if len(set(columns)) < len(columns):
+            twice = next(column for column in columns if columns.count(column) > 1)
+            raise PromptError(f"{name}, line 1: the column {twice!r} occurs twice. Rename one of them.")
+        reader.fieldnames = columns
         for row in reader:
             if None in row or None in row.values():
                 raise PromptError(
@@ -67,7 +78,7 @@ def _csv_rows(text: str, name: str) -> Iterator[Record]:
                 )
             yield {key: _unescaped(value) for key, value in row.items()}
     except csv.Error as fault:
-        raise PromptError(f"{name}, line {reader.line_num:,}: {fault}.") from fault
+        raise PromptError(f"{name}, line {reader.reader.line_num:,}: {fault}.") from fault
 
 
 def _jsonl_rows(text: str, name: str) -> Iterator[Record]:
@@ -128,7 +139,7 @@ def write(rows: Sequence[Record], format_: Format) -> bytes:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    writer.writerow(columns)
+    writer.writerow([_escaped(column) for column in columns])
     for row in rows:
         writer.writerow([_escaped(_cell(row.get(column))) for column in columns])
     return out.getvalue().encode("utf-8-sig")

@@ -282,13 +282,24 @@ def _processor(model_proto: bytes) -> SentencePieceProcessor:
     try:
         processor.load_from_serialized_proto(model_proto)
     except RuntimeError as fault:
+        reason = str(fault).removeprefix("INTERNAL: ")
+        if "null character" in reason:
+            raise CheckpointError(
+                "The SentencePiece model has a piece with a NUL character, which SentencePiece refuses since "
+                "0.2.2. Train or export the model again without it."
+            ) from fault
         raise CheckpointError(
-            "The SentencePiece model cannot be read: it is damaged, half downloaded or another kind of file. "
-            "Download it again."
+            f"The SentencePiece model cannot be read ({reason[:200]}): it is damaged, half downloaded or "
+            "another kind of file. Download it again."
         ) from fault
     if len(processor) < 4:
         raise CheckpointError(f"The SentencePiece model has only {len(processor)} pieces. Download it again.")
-    longest = max(map(len, processor.id_to_piece(list(range(len(processor))))))
+    try:
+        longest = max(map(len, processor.id_to_piece(list(range(len(processor))))))
+    except UnicodeDecodeError as fault:
+        raise CheckpointError(
+            "The SentencePiece model has a piece that is not UTF-8; it is damaged. Download it again."
+        ) from fault
     if longest > LONGEST_PIECE:
         raise CheckpointError(
             f"The SentencePiece model has a piece of {longest:,} characters; it is damaged. "

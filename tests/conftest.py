@@ -28,3 +28,11 @@ def embedded() -> Iterator["Engine"]:
     """The embedded model in float32, opened once for all tests."""
     with mt5.open(ROOT / "assets" / "model", dtype="float32") as engine:
         yield engine
+
+
+@pytest.fixture
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test runs in a folder of its own; what a hostile file would run leaves `marker` there."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not list(tmp_path.rglob("marker"))

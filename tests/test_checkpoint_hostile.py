@@ -1,10 +1,8 @@
 """Damaged and hostile files: refused by name, without running, unpacking or allocating what they ask for."""
 
-import gzip
 import io
 import json
 import os
-import pickle
 import shutil
 import struct
 import tarfile
@@ -17,7 +15,6 @@ import torch
 from nemo_writer import members_of, saved, tar_of
 
 from mt5.checkpoint import convert, open_checkpoint, torchfile
-from mt5.checkpoint.nemo_config import read_config
 from mt5.errors import CheckpointError
 
 DATA = Path(__file__).parent / "data"
@@ -72,33 +69,6 @@ def rezipped(data, change):
     return out.getvalue()
 
 
-def test_a_pickle_that_would_run_something_is_refused_in_a_zip_and_in_the_old_format(folder):
-    refused(
-        with_member(folder, WEIGHTS, saved({"weight": Payload()})), "a call of __builtin__.exec|builtins.exec"
-    )
-    old = io.BytesIO()
-    torch.save({"weight": Payload()}, old, _use_new_zipfile_serialization=False)
-    path = with_file(folder, "pytorch_model.bin", old.getvalue())
-    (path / "model.safetensors").unlink()
-    refused(path, "holds more than tensors")
-
-
-def test_a_bare_pickle_is_refused(folder):
-    refused(with_member(folder, WEIGHTS, pickle.dumps(Payload())), "no torch file")
-
-
-def test_a_storage_shorter_than_its_shape_is_refused(folder):
-    data = rezipped(
-        members_of(TINY)[WEIGHTS], lambda name, content: (content[:100] if "/data/" in name else content, 0)
-    )
-    refused(with_member(folder, WEIGHTS, data), "storage is shorter")
-
-
-def test_a_tensor_that_repeats_one_number_is_refused_before_it_is_copied(folder):
-    data = saved({"weight": torch.zeros(1).as_strided((2**20, 2**20), (0, 0))})
-    refused(with_member(folder, WEIGHTS, data), "uses numbers twice")
-
-
 def test_a_compressed_record_is_refused_from_the_directory(folder):
     bomb = rezipped(
         saved({"weight": torch.zeros(2**22)}), lambda name, content: (content, zipfile.ZIP_DEFLATED)
@@ -115,31 +85,6 @@ def member(name, kind, target=""):
     return info
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        member("./link", tarfile.SYMTYPE, "/etc/passwd"),
-        member("./hard", tarfile.LNKTYPE, "../../etc/passwd"),
-        member("./device", tarfile.CHRTYPE),
-        member("./block", tarfile.BLKTYPE),
-        member("./fifo", tarfile.FIFOTYPE),
-        member("./sparse", tarfile.GNUTYPE_SPARSE),
-    ],
-    ids=lambda info: info.name,
-)
-def test_links_devices_and_sparse_members_are_refused(folder, odd):
-    refused(with_member(folder, "odd", odd), "link, a device or sparse")
-
-
-@pytest.mark.parametrize("name", ["/etc/cron", "a/../../b", ".."])
-def test_members_outside_the_archive_are_refused_and_nothing_is_written(folder, name):
-    path = folder / "x.nemo"
-    with tarfile.open(path, "w") as tar:
-        tar.addfile(tarfile.TarInfo(name))
-    refused(path, "outside the archive")
-    assert os.listdir(folder) == ["x.nemo"]
-
-
 def test_a_member_that_occurs_twice_is_refused(folder):
     with tarfile.open(folder / "x.nemo", "w") as tar:
         for _ in range(2):
@@ -147,88 +92,11 @@ def test_a_member_that_occurs_twice_is_refused(folder):
     refused(folder / "x.nemo", "occurs twice")
 
 
-def test_an_archive_cut_anywhere_is_refused(folder):
-    data = TINY.read_bytes()
-    with tarfile.open(TINY) as tar:
-        # the last boundary is left out: everything is there, only the end mark is missing
-        cuts = [info.offset for info in tar] + [
-            info.offset_data + info.size // 2 for info in tar if info.isreg()
-        ]
-    for cut in [1, 511, 700, *cuts]:
-        (folder / "cut.nemo").write_bytes(data[:cut])
-        refused(
-            folder / "cut.nemo", "cut short|missing|no model_config.yaml|is empty|no tar|not in the archive"
-        )
-
-
 def test_a_damaged_header_is_refused(folder):
     data = bytearray(TINY.read_bytes())
     data[260_000] ^= 1
     (folder / "x.nemo").write_bytes(data)
     refused(folder / "x.nemo", "damaged")
-
-
-def test_many_members_long_headers_and_gzip_bombs_end_early(folder):
-    block = tarfile.TarInfo("./x").tobuf(tarfile.USTAR_FORMAT)
-    (folder / "many.nemo").write_bytes(block * 100_000)
-    long = tarfile.TarInfo("./pax")
-    long.type, long.size = tarfile.XHDTYPE, 20 << 20
-    (folder / "long.nemo").write_bytes(long.tobuf(tarfile.USTAR_FORMAT) + bytes(20 << 20))
-    big = tarfile.TarInfo("./model_weights.ckpt")
-    big.size = 1 << 30
-    with gzip.open(folder / "bomb.nemo", "wb", compresslevel=1) as bomb:
-        bomb.write(big.tobuf(tarfile.USTAR_FORMAT))
-        for _ in range(64):
-            bomb.write(bytes(1 << 20))
-    (folder / "broken.nemo").write_bytes(gzip.compress(TINY.read_bytes())[:100_000])
-    for name, message in {
-        "many": "occurs twice|members",
-        "long": "extended header",
-        "bomb": "unpacks to more",
-        "broken": "gzip",
-    }.items():
-        started = time.perf_counter()
-        refused(folder / f"{name}.nemo", message)
-        assert time.perf_counter() - started < 2
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        (b"a: &x [1, 2]\nb: [" + b"*x, " * 17 + b"]\n", "many aliases"),
-        (b"a: !!python/object/apply:os.system ['touch marker']\n", "not plain YAML"),
-        (b"a: " + b"[" * 5_000, "nesting|not plain YAML"),
-        (b"a: " + b"x" * (256 << 10), "bytes, more than"),
-        (b"- 1\n", "mapping"),
-        (b"\xff\xfe", "not plain YAML"),
-        (b"a: [", "not plain YAML"),
-    ],
-)
-def test_hostile_yaml_is_refused(text, message):
-    with pytest.raises(CheckpointError, match=message):
-        read_config(text, "x")
-
-
-def test_interpolations_are_shown_and_never_resolved():
-    assert read_config(b"a: ${oc.env:HOME}", "x") == {"a": "${oc.env:HOME}"}
-
-
-@pytest.mark.parametrize("name", ["x.nemo", "config.json", "model.safetensors", "spiece.model"])
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
-        (b"\n<!DOCTYPE html><html>404</html>", "web page"),
-        (b"", "is empty"),
-    ],
-    ids=["pointer", "page", "empty"],
-)
-def test_a_stand_in_for_a_file_is_named(folder, name, content, message):
-    if name == "x.nemo":
-        (folder / name).write_bytes(content)
-        refused(folder / name, message)
-    else:
-        refused(with_file(folder, name, content), f"{name} .*{message}")
 
 
 def safetensors(entries, size, *, header=None):
@@ -242,30 +110,6 @@ def entry(first, last, shape=None, dtype="F32"):
         "shape": [(last - first) // 4] if shape is None else shape,
         "data_offsets": [first, last],
     }
-
-
-@pytest.mark.parametrize(
-    "data, message",
-    [
-        (safetensors({"a": entry(0, 8), "b": entry(4, 12)}, 12), "overlaps"),
-        (safetensors({"a": entry(0, 4), "b": entry(8, 12)}, 12), "hole"),
-        (safetensors({"a": entry(0, 12)}, 8), "cut short"),
-        (safetensors({"a": entry(0, 8)}, 12), "longer"),
-        (safetensors({"a": entry(0, 8, [2**62, 4])}, 8), "impossible"),
-        (safetensors({"a": entry(0, 8, [3])}, 8), "does not take"),
-        (safetensors({"a": entry(0, 8, [-2])}, 8), "impossible"),
-        (safetensors({"a": entry(0, 8, [1], "F64")}, 8), "F64"),
-        (safetensors(None, 4, header=b'{"a":1,"a":2}'), "twice"),
-        (safetensors(None, 4, header=b"[" * 100_000), "damaged"),
-        (safetensors(None, 4, header=b"[]"), "damaged"),
-        (struct.pack("<Q", 2**63) + b"{}", "header of 9,223,372,036,854,775,808"),
-        (safetensors(None, 0, header=b"{" + b" " * (5 << 20) + b"}"), "header of 5,"),
-        (safetensors({f"t{n}": entry(0, 0) for n in range(10_001)}, 0), "10,001 tensors"),
-        (b"PK", "cut short"),
-    ],
-)
-def test_damaged_safetensors_are_refused(folder, data, message):
-    refused(with_file(folder, "model.safetensors", data), message)
 
 
 @pytest.mark.parametrize(

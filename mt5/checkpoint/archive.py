@@ -4,6 +4,7 @@ import gzip
 import tempfile
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from mt5.checkpoint.file import File, Window
@@ -12,8 +13,9 @@ from mt5.errors import CheckpointError
 BLOCK = 512
 MAX_MEMBERS = 5_000
 MAX_HEADER = 64 << 10  # bytes of an extended header: a name, a size, some times
-MAX_RATIO = 100
-SAFE_SIZE = 32 << 20  # so much may unpack from anything
+MAX_HEADERS = 1 << 20  # bytes of all of them
+MAX_RATIO = 20
+SAFE_SIZE = 8 << 20  # so much may unpack from anything
 REGULAR, FOLDER, EXTENDED, GLOBAL_EXTENDED, LONG_NAME = (b"0", b"\0", b"7"), b"5", b"x", b"g", b"L"
 
 
@@ -25,7 +27,8 @@ class Archive:
         self.path = path
         self.members: dict[str, Window] = {}
         if path.is_dir():
-            for file in sorted([*path.glob("*"), *path.glob("*/*.ckpt")]):
+            files = [*islice(path.glob("*"), MAX_MEMBERS), *islice(path.glob("*/*.ckpt"), MAX_MEMBERS)]
+            for file in sorted(files):
                 if file.is_file():
                     opened = File.open(file)
                     self.members[str(file.relative_to(path))] = Window(opened, 0, opened.size)
@@ -52,7 +55,7 @@ class Archive:
 
     def _index(self) -> Iterator[tuple[str, int, int]]:
         """Name, first byte and size of every regular file (POSIX.1-2001 pax, with GNU's long names)."""
-        at, number, extended = 0, 0, dict[str, str]()
+        at, number, headers, extended = 0, 0, 0, dict[str, str]()
         while at + BLOCK <= self.file.size:
             header = self.file.read(BLOCK, at)
             if not any(header):
@@ -65,7 +68,7 @@ class Archive:
                 and kind in REGULAR
             ):
                 name = f"{_text(header[345:500])}/{name}"
-            size = int(extended["size"]) if extended.get("size", "").isdecimal() else size
+            size = int(written) if (written := extended.get("size", "")[:20]).isdecimal() else size
             start, at = at + BLOCK, at + BLOCK + -(-size // BLOCK) * BLOCK
             if start + size > self.file.size:
                 raise CheckpointError(f"{self.path}: {name} is cut short. Download the archive again.")
@@ -75,9 +78,10 @@ class Archive:
                     f"{self.path}: more than {MAX_MEMBERS:,} members; this is no NeMo checkpoint."
                 )
             if kind in (EXTENDED, GLOBAL_EXTENDED, LONG_NAME):
-                if size > MAX_HEADER:
+                headers += size
+                if size > MAX_HEADER or headers > MAX_HEADERS:
                     raise CheckpointError(
-                        f"{self.path}: an extended header has {size:,} bytes; NeMo writes none such."
+                        f"{self.path}: extended headers of {headers:,} bytes; NeMo writes none such."
                     )
                 data = self.file.read(size, start)
                 extended |= {"path": _text(data)} if kind == LONG_NAME else self._records(data)

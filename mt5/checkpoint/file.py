@@ -4,6 +4,8 @@ import io
 import math
 import mmap
 import os
+import stat
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing_extensions import Buffer
 
 from mt5.errors import CheckpointError
 
+TICK_S = 0.02
+"""So far apart, two changes of a file have different times."""
 MADV_POPULATE_READ = 22
 """Linux 5.14: read pages in and map them; Python does not name it."""
 
@@ -32,12 +36,19 @@ class File:
     def open(cls, path: Path) -> Self:
         """CheckpointError when the file cannot be opened, or is a stand-in for what should be there."""
         try:
-            file = cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+            # a pipe would be waited for
+            file = cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), path)
+            if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
+                raise CheckpointError(f"{path} is a folder, a pipe or a device; a file is expected here.")
             start = os.pread(file.descriptor, 512, 0)
         except OSError as fault:
             raise CheckpointError(f"{path}: cannot be read ({fault.strerror}).") from fault
         if cause := stand_in(start):
             raise CheckpointError(f"{path} {cause}")
+        if 0 <= time.time() - file._first[1] / 1e9 < TICK_S:
+            # written to this moment: what is written next might get the same time, and not be noticed
+            time.sleep(TICK_S)
+            file._first = file._stamp()
         return file
 
     @classmethod

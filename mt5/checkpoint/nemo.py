@@ -40,7 +40,11 @@ def join(ranks: list[dict[str, Lazy]], label: str) -> dict[str, Lazy]:
     first, faults = ranks[0], []
     for number, rank in enumerate(ranks[1:], 1):
         odd = [name for name in {**first, **rank} if name not in first or name not in rank]
-        odd += [name for name in first if name in rank and rank[name].shape != first[name].shape]
+        odd += [
+            f"{name}, {list(rank[name].shape)} here and {list(first[name].shape)} there"
+            for name in first
+            if name in rank and rank[name].shape != first[name].shape
+        ]
         if odd:
             faults.append(f"rank {number} differs from rank 0 in {listed(odd)}")
     if faults:

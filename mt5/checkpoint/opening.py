@@ -21,6 +21,9 @@ from mt5.model import MT5
 from mt5.parallel import Shard
 from mt5.tokenizer import Tokenizer
 
+MOST_SHARED = 4
+"""How often a number of a file is used, at most: a head may be the embedding of both stacks."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -62,7 +65,22 @@ class Checkpoint:
 
     def check(self, ranks: int = 1) -> None:
         """CheckpointError names every weight that is missing, odd or misshaped, or cannot be cut so often."""
+        layers = self.config.encoder.num_layers + self.config.decoder.num_layers
+        if layers > len(self.weights):
+            raise CheckpointError(
+                f"{self.path}: {layers} layers, but only {len(self.weights)} weights. "
+                "Do the weights belong to this configuration?"
+            )
         loading.check(self.weights, self._empty(Shard()), str(self.path))
+        held = sum(
+            file.size for file in {file for one in self.weights.values() for file in loading.files(one)}
+        )
+        size = self.parameters * self.dtype.itemsize
+        if size > MOST_SHARED * held:
+            raise CheckpointError(
+                f"{self.path}: {size:,} bytes of weights in files of {held:,}: the same numbers are named "
+                "many times over. Download it again."
+            )
         if ranks > 1:
             self._empty(Shard(0, ranks))
 

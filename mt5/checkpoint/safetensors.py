@@ -8,13 +8,14 @@ from typing import Any, BinaryIO
 
 import torch
 
-from mt5.checkpoint.file import File
+from mt5.checkpoint.file import File, read_small
 from mt5.checkpoint.weights import FileTensor, Lazy, listed, whole
 from mt5.errors import CheckpointError
 
 MAX_HEADER = 4 << 20
 MAX_TENSORS = 10_000
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MAX_DIMENSIONS = 8
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -55,7 +56,9 @@ def _tensor(name: str, entry: dict[str, Any], file: File, start: int) -> FileTen
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"{name} is {entry['dtype']}, expected one of {', '.join(DTYPES)}")
     shape, (first, last) = entry["shape"], entry["data_offsets"]
-    if not all(type(number) is int and 0 <= number < 2**48 for number in (*shape, first, last)):
+    if len(shape) > MAX_DIMENSIONS or not all(
+        type(number) is int and 0 <= number < 2**48 for number in (*shape, first, last)
+    ):
         raise ValueError(f"{name} has an impossible shape or position")
     tensor = FileTensor(tuple(shape), DTYPES[entry["dtype"]], file, start + first)
     if tensor.nbytes != last - first:
@@ -82,9 +85,11 @@ def _check_layout(tensors: Mapping[str, FileTensor], start: int, file: File) -> 
 def index_files(index: Path) -> list[str]:
     """The files that an index names. CheckpointError when one is missing or lies elsewhere."""
     try:
-        files = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        files = sorted(set(json.loads(read_small(index, MAX_HEADER))["weight_map"].values()))
         outside = [name for name in files if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        if isinstance(fault, CheckpointError):
+            raise
         raise CheckpointError(f"{index} is no index of weights ({fault!r}). Download it again.") from fault
     if outside:
         raise CheckpointError(f"{index} names files outside its folder: {listed(outside)}.")
