@@ -136,6 +136,24 @@ def test_a_file_can_be_stopped_and_what_was_done_is_kept(page: Page, tmp_path: P
     assert 16 <= done < 400 and done % 16 == 0
 
 
+def test_who_waits_sees_the_place_in_the_queue(
+    page: Page, browser: Browser, server: Server, tmp_path: Path
+) -> None:
+    source = tmp_path / "slow.jsonl"
+    source.write_text('{"prompt": "slow <mask>"}\n' * 2_000, encoding="utf-8")
+    pages = [page, opened(browser, server.url)]
+    for one in pages:
+        go(one, "batch")
+        one.set_input_files("#batch-file input[type=file]", source)
+        expect(one.locator("#batch-file")).to_contain_text("slow")
+        one.click("#batch-run")
+    expect(pages[0].locator("#batch-message progress")).to_be_visible()
+    expect(pages[1].locator("#batch-message")).to_contain_text("queue: 1/1")
+    for one in reversed(pages):
+        one.click("#batch-stop")
+    pages[1].context.close()
+
+
 def test_the_lesson_goes_step_by_step(page: Page, browser: Browser, server: Server) -> None:
     go(page, "lesson")
     page.click("#lesson-do")
