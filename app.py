@@ -35,7 +35,7 @@ def main() -> None:
     options, choices = arguments(), allowed(os.environ.get("MT5_MODELS", ""))
     # before gradio is imported: it looks for its maker's server otherwise
     os.environ |= {f"GRADIO_{name}": value for name, value in QUIET.items()}
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads wait asleep: the page needs the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads wait asleep
     if all(Path(path).exists() for path in (options.checkpoint, *choices.values())):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is left to be downloaded
     host = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
