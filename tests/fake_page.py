@@ -39,7 +39,7 @@ def opened(path: str) -> FakeEngine:
     time.sleep(1.5)
     if path == "broken":
         raise CheckpointError("broken: no such checkpoint.")
-    return Paced(("▁Ro", "ma"), name=path)
+    return Paced(("▁Ro", "ma"), name=path) if path == "other" else Paced()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import pytest
 from mt5.errors import PromptError, RankError
 from mt5.languages import LANGUAGES, examples
 from mt5.results import Fill, Span, Token
-from mt5.web import charts, chips, corrupt, fill, lesson, score, sweep
+from mt5.settings import Settings
+from mt5.web import charts, chips, corrupt, fork, lesson, score, sweep
+from mt5.web.answer import Answer, candidates, streamed, views
 from mt5.web.detection import detect
 from mt5.web.faults import fault
 from mt5.web.languages import asked, meanings
@@ -31,8 +33,8 @@ def filled(prompt: str, *pieces: str) -> Fill:
     return result
 
 
-def answer(prompt: str, *pieces: str) -> fill.Answer:
-    *_, last = fill.streamed(FakeEngine(pieces), ENGLISH, prompt, None, GREEDY)
+def answer(prompt: str, *pieces: str) -> Answer:
+    *_, last = streamed(FakeEngine(pieces), ENGLISH, prompt, None, GREEDY)
     return last[0]
 
 
@@ -93,10 +95,8 @@ def test_a_scored_chip_prints_its_rank() -> None:
 @pytest.mark.parametrize("log_prob", [-math.inf, math.nan])
 def test_a_probability_that_is_no_number_is_not_available(log_prob: float) -> None:
     token = Token(0, "▁x", log_prob)
-    one = fill.Answer(
-        Fill("<mask>", "x", "", (Span(0, "x", (token,)),)), fill.Settings(), (), FakeEngine().info, None
-    )
-    assert ENGLISH("not_available") in "".join(map(str, fill.views(one, ENGLISH, draw=True)))
+    one = Answer(Fill("<mask>", "x", "", (Span(0, "x", (token,)),)), Settings(), (), FakeEngine().info, None)
+    assert ENGLISH("not_available") in "".join(map(str, views(one, ENGLISH)))
     assert json.loads(json.dumps(one.record, allow_nan=False))["log_prob"] is None
 
 
@@ -221,39 +221,39 @@ def test_a_fault_that_the_page_has_no_words_for_is_said_in_english() -> None:
 
 
 def test_a_fault_leaves_the_result_before_it() -> None:
-    [shown] = fill.streamed(FakeEngine(), ENGLISH, "no gap", None, GREEDY)
+    [shown] = streamed(FakeEngine(), ENGLISH, "no gap", None, GREEDY)
     assert "fault" in shown[-1] and all(part["__type__"] == "update" for part in shown[:-1])
 
 
 def test_an_alternative_that_is_taken_is_written_and_the_model_goes_on() -> None:
     first = answer("a <mask>.", "▁x", "y")
-    given, choice = fill.forked(first, "0,0,90", "")
+    given, [choice] = fork.forked(first, "0,0,90", "", ())
     assert (given, choice.piece, choice.instead) == ("90", "▁Lyon", "▁x")
-    *_, last = fill.streamed(FakeEngine(("▁x", "y")), ENGLISH, "a <mask>.", None, GREEDY, fill.read(given))
+    *_, last = streamed(FakeEngine(("▁x", "y")), ENGLISH, "a <mask>.", None, GREEDY, fork.read(given))
     assert last[0].fill.text == "a Lyony." and last[0].record["given"] == [[90]]
 
 
-@pytest.mark.parametrize("fork", ["", "0,0", "0,9,90", "-1,0,90", "a,b,c", None, "0,0,90,1"])
-def test_what_is_no_alternative_is_refused(fork: object) -> None:
-    with pytest.raises(PromptError):
-        fill.forked(answer("a <mask>.", "▁x"), fork, "")
+@pytest.mark.parametrize("asked", ["", "0,0", "0,9,90", "-1,0,90", "0,0,7", "a,b,c", None, "0,0,90,1"])
+def test_what_is_no_alternative_is_refused(asked: object) -> None:
+    with pytest.raises(ValueError):
+        fork.forked(answer("a <mask>.", "▁x"), asked, "", ())
 
 
 def test_given_tokens_survive_an_address() -> None:
-    assert fill.read(fill.written(((1, 2), (3,)))) == ((1, 2), (3,))
-    assert fill.read("") == fill.read("x;y") == fill.read(None) == ()
+    assert fork.read(fork.written(((1, 2), (3,)))) == ((1, 2), (3,))
+    assert fork.read("") == fork.read("x;y") == fork.read(None) == ()
 
 
 def test_undoing_shows_what_was_there_before() -> None:
     first = answer("a <mask>.", "▁x", "y")
-    _, choice = fill.forked(first, "0,0,90", "7")
-    shown = fill.undone([choice], ENGLISH)
+    _, trail = fork.forked(first, "0,0,90", "7", ())
+    shown = fork.undone(trail, ENGLISH)
     assert shown[0] is first and shown[-1] == "7" and shown[6] == ()
 
 
 def test_a_fill_of_several_results_lists_them() -> None:
     result = FakeEngine().fill("a <mask>.", strategy="beam", num_return=2)
-    assert fill.candidates(result, ENGLISH).count("<li>") == 2
+    assert candidates(result, ENGLISH).count("<li>") == 2
 
 
 def test_charts_wait_for_a_browser_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mt5.settings import Settings
 from mt5.web import batch, corrupt, export, fill, permalink, score, sweep
+from mt5.web.answer import Answer
 from mt5.web.languages import COLUMNS as LANGUAGE_COLUMNS
 from mt5.web.languages import asked
 from mt5.web.languages import rows as language_rows
@@ -21,9 +22,9 @@ ENGLISH = text_of("en")
 PARIS = "La capitale de la France est <mask>."
 
 
-def answered(prompt: str, *pieces: str, seed: int = 0) -> fill.Answer:
+def answered(prompt: str, *pieces: str, seed: int = 0) -> Answer:
     engine = FakeEngine(pieces)
-    return fill.Answer(engine.fill(prompt), Settings(seed=seed), (), engine.info, None)
+    return Answer(engine.fill(prompt), Settings(seed=seed), (), engine.info, None)
 
 
 def rows(file: str) -> list[dict[str, str]]:

@@ -14,6 +14,8 @@ UNSEEN = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
 )
 
+CLOSING = re.compile(r"▁?(</s>|<extra_id_\d+>)")
+
 # runs in the browser: opening a chip, moving between chips, taking an alternative; a chip that is written
 # anew while it has the focus keeps it
 SCRIPT = """
@@ -106,6 +108,11 @@ def swept(sweep: Sweep, text: Text, language: str | None = None) -> str:
     return f'<p class="sentence" dir="auto"{_lang(language)}>{"".join(shown)}</p>{"".join(panels)}'
 
 
+def named(piece: str, text: Text) -> str:
+    """A piece as it is written on its chip; one that ends a gap is called so."""
+    return f"⏹ {text('end_marker')}" if CLOSING.fullmatch(piece) else spelling(piece)
+
+
 def legend(text: Text) -> str:
     """The colours and what they stand for."""
     steps = "".join(f'<span class="step-{number}"></span>' for number in range(1, len(COLOURS) + 1))
@@ -152,9 +159,9 @@ def _alternatives(piece: str, tokens: Sequence[Token], id_: str, text: Text, for
 
 
 def _row(piece: str, probability: float, other: int | None, text: Text, fork: str | None) -> str:
-    label = f"<bdi>{visible(spelling(piece))}</bdi>"
+    label = f"<bdi>{visible(named(piece, text))}</bdi>"
     if fork and other is not None:
-        what = text.html("take", token=spelling(piece))
+        what = text.html("take", token=named(piece, text))
         label = f'<button type="button" data-fork="{fork},{other}" title="{what}">{label}</button>'
     taken = ' class="taken"' if other is None else ""
     percent = escape(text.percent(probability))

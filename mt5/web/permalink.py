@@ -51,7 +51,7 @@ def build_copy(words: Words, tab: Tab, language: gr.Dropdown) -> gr.Textbox:
         "names": list(tab.fields),
         "defaults": [default(field) for field in tab.fields.values()],
         "base": base(),
-        "result": f"#{tab.id}-result .sentence, #{tab.id}-result table",
+        "result": ", ".join(f"#{tab.id}-result {shown}" for shown in (".sentence", ".card", "table")),
     }
     copy.click(None, [*tab.fields.values(), language], link, js=COPY % json.dumps(known), **LIGHT)
     return link
