@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -215,3 +216,26 @@ def test_a_path_from_the_page_is_never_opened(models: Models, shelf: Shelf, name
 
 def test_the_model_that_was_there_first_can_be_had_back(models: Models) -> None:
     assert list(models.choices) == ["first", "second", "broken"] and models.chosen == "first"
+
+
+@pytest.mark.parametrize(("models", "offline"), [("", "1"), ("x=someone/somewhere", "None")])
+def test_the_environment_is_quiet_and_offline_once_models_are_local(models: str, offline: str) -> None:
+    program = """
+import os, app, mt5
+def opened(*given, **named):
+    names = ("ENABLED", "CACHE_FREQUENCY", "MAX_EVENTS")
+    quiet = [os.environ.get(f"GRADIO_ANALYTICS_{name}") for name in names]
+    print(os.environ.get("HF_HUB_OFFLINE"), *quiet)
+    raise mt5.CheckpointError("told")
+mt5.open = opened
+app.main()"""
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment | {"MT5_MODELS": models},
+    )
+    assert done.returncode == 2 and done.stderr == "Error: told\n"
+    assert done.stdout.split() == [offline, "False", "1000000", "200"]
