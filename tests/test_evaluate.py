@@ -23,7 +23,7 @@ from training.evaluate import (
     repeats,
     table,
 )
-from training.examples import FIRST, LEAST, Candidate, candidates, chosen
+from training.examples import LEAST, Candidate, candidates, chosen
 
 LINES = ("We see the cat.", "We see the dog.", "You see the cat.", "We hear the sea.")
 RIGHT, WRONG = Guess(0.9, (1,), 1.0), Guess(0.9, (2,), 1.0)
@@ -139,7 +139,6 @@ def test_the_best_known_subject_is_tried_first_and_paris_before_all() -> None:
         for subject, answer, prompt in (
             ("le Togo", "Lomé", "La capitale du Togo est "),
             ("l'Italie", "Rome", "La capitale de l'Italie est "),
-            ("la France", "Paris", FIRST.removesuffix("<mask>.")),
         )
     ]
     phrase = Phrase("fr", "two masks", "Two masks.", "Un, deux.", ((0, 2), (4, 8)))

@@ -11,7 +11,8 @@ from mt5.engine import Engine
 from training.data import Fact, Phrase, read_facts, read_lines, read_phrases
 from training.vocabulary import LANGUAGES
 
-FIRST = "La capitale de la France est <mask>."
+FIRST = ("La capitale de la France est <mask>.", "Paris")
+"""The page's first prompt and its answer."""
 WANTED = ("fact", "fact", "sequence", "opposite", "phrase", "proverb", "grammar", "two masks")
 """The kinds of a language's examples; one that the model cannot answer is left out."""
 LEAST = 6
@@ -50,9 +51,11 @@ def candidates(
 
     text: some text of the language, for telling what is well known.
     """
+    if language == "fr":
+        yield Candidate(*RELATIONS["capital"], *FIRST)
     for relation, (kind, shows) in RELATIONS.items():
         own = [fact for fact in facts if (fact.language, fact.relation) == (language, relation)]
-        own.sort(key=lambda fact: (fact.prompt != FIRST, -text.count(fact.subject), len(fact.text)))
+        own.sort(key=lambda fact: (-text.count(fact.subject), len(fact.text)))
         for fact in own[:BEST_KNOWN]:
             yield Candidate(kind, shows, fact.prompt, fact.object)
     for phrase in phrases:
