@@ -7,7 +7,12 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import nullcontext
 from typing import Any
+from urllib.parse import parse_qs
+
+from mt5.web.line import Line, session_of
+from mt5.web.quota import Quota
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -17,6 +22,9 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 LARGEST_BODY = 1_200_000  # bytes: a file of 1 MB and what is around it
 BODY_S = 20.0
 SESSION = re.compile(rb'"session_hash"\s*:\s*"([^"]{1,64})"')
+EVENT = re.compile(rb'"event_id"\s*:\s*"(\w{1,64})"')
+JOIN = re.compile(r"/(queue/join|call/(v2/)?\w+)/?$")
+CALLED = re.compile(r"/call/(?:v2/)?\w+/(\w+)$")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 REMEMBERED = 10_000  # addresses and sessions
 
@@ -46,17 +54,19 @@ class Guard:
         self.app, self.health = app, health
         # a class shares an address; a session is one browser tab, whose page asks several things at a click
         self.addresses, self.sessions = Buckets(600, 60), Buckets(60, 6)
+        self.line, self.quota = Line(), Quota()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if scope["path"] == "/health":
-            state, message = self.health()
+            state, message = self._health(scope)
             return await _answer(
                 send, 200 if state in ("ready", "reduced") else 503, {"state": state, "message": message}
             )
         if scope["method"] != "POST":
-            return await self.app(_without_page(scope), receive, _sniffless(send))
+            with self._listening(scope):
+                return await self.app(_without_page(scope), receive, _sniffless(send))
         if not self.addresses.take(address(scope)):
             return await _refuse(send, 429, "Too many requests from this address. Wait a little.")
         try:
@@ -69,7 +79,56 @@ class Guard:
         found = SESSION.search(body)
         if found and not self.sessions.take(found[1]):
             return await _refuse(send, 429, "Too many requests from this page. Wait a little.")
-        return await self.app(scope, _again(body, receive), _sniffless(send))
+        queue = _queue(scope)
+        if queue is None or not JOIN.search(scope["path"]):
+            await self.app(scope, _again(body, receive), _sniffless(send))
+            if scope["path"].endswith("/upload"):
+                await asyncio.to_thread(self.quota.add, len(body))
+            return
+        session = found[1].decode("latin-1") if found else ""
+        if refusal := await self.line.refusal(queue, session, address(scope)):
+            return await _refuse(send, *refusal)
+        answer = _Kept(send)
+        await self.app(scope, _again(body, receive), _sniffless(answer))
+        if answer.event_id:
+            joined = session or session_of(queue, answer.event_id)
+            self.line.joined(queue, joined, address(scope))
+
+    def _health(self, scope: Message) -> tuple[str, str]:
+        queue = _queue(scope)
+        if queue is not None and queue.stopped:
+            return "failed", "The queue has stopped. Start the page again."
+        return self.health()
+
+    def _listening(self, scope: Message) -> Any:
+        """A context in which a session counts as listened to, when this request is how to listen."""
+        queue, path = _queue(scope), scope["path"]
+        if queue is None:
+            return nullcontext()
+        if path.endswith("/queue/data"):
+            asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [""])
+            return self.line.listening(asked[0])
+        if found := CALLED.search(path):
+            return self.line.listening(session_of(queue, found[1]))
+        return nullcontext()
+
+
+class _Kept:
+    """Passes an answer on and keeps the event id that it tells."""
+
+    def __init__(self, send: Send) -> None:
+        self.send, self.event_id = send, ""
+
+    async def __call__(self, message: Message) -> None:
+        if found := EVENT.search(message.get("body", b"")[:200]):
+            self.event_id = found[1].decode("latin-1")
+        await self.send(message)
+
+
+def _queue(scope: Message) -> Any:
+    """Gradio's queue; None before the page is there."""
+    app = scope.get("app")
+    return app.get_blocks()._queue if hasattr(app, "get_blocks") else None
 
 
 def guarding(health: Callable[[], tuple[str, str]]) -> list[tuple[Any, ...]]:
@@ -87,9 +146,10 @@ def address(scope: Message) -> str:
 
 
 def _without_page(scope: Message) -> Message:
-    """Without `page`, by which gradio looks for pages that are not there, and fails."""
+    """Without `page`, by which gradio looks for pages that are not there, and several ranges: it fails."""
     kept = [part for part in scope.get("query_string", b"").split(b"&") if not part.startswith(b"page=")]
-    return {**scope, "query_string": b"&".join(kept)}
+    headers = [(name, value) for name, value in scope["headers"] if name != b"range" or b"," not in value]
+    return {**scope, "query_string": b"&".join(kept), "headers": headers}
 
 
 async def _body(scope: Message, receive: Receive) -> bytes | None:
@@ -136,5 +196,6 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
 
 async def _answer(send: Send, status: int, content: dict[str, str]) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close"), NOSNIFF]
+    headers += [(b"retry-after", b"30")] if status in (429, 503) else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(content).encode()})

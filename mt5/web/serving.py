@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from mt5.web.charts import WATCH
+from mt5.web.faultlog import keep_words_out
 from mt5.web.guard import guarding
 from mt5.web.models import Models
 
@@ -62,6 +63,7 @@ def theme() -> gr.themes.Base:
 
 def serving(models: Models) -> dict[str, Any]:
     """Options of `launch`: nothing loaded from elsewhere, nothing kept, no faults shown, and a guard."""
+    keep_words_out()
     hidden = {"docs_url": None, "redoc_url": None, "openapi_url": None}
     return {
         "theme": theme(),

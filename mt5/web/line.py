@@ -1,0 +1,80 @@
+"""Who waits in Gradio's queue: fair shares of it, and no work for those who have gone."""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SESSION_AT_ONCE = 2  # requests of one browser tab
+ADDRESS_SHARE = 0.5  # of the queue: a class shares an address
+HELD_S = 10.0
+"""So long a request of an address that has its share waits for room."""
+LISTEN_S = 30.0
+"""A request whose answer nobody has come for by then is dropped."""
+REMEMBERED = 10_000  # sessions
+
+
+class Line:
+    """What the guard knows of those who wait: their addresses, and which of them listen."""
+
+    def __init__(self) -> None:
+        self._addresses: OrderedDict[str, str] = OrderedDict()  # session → address
+        self._listening: Counter[str] = Counter()
+        self._dropping: set[asyncio.Task[None]] = set()
+
+    async def refusal(self, queue: Any, session: str, address: str) -> tuple[int, str] | None:
+        """Status and text for a request that cannot join now; None when it can."""
+        if session and sum(event.session_hash == session for event in events(queue)) >= SESSION_AT_ONCE:
+            return 429, f"This page has {SESSION_AT_ONCE} requests running. Wait until one is done."
+        end, most = time.monotonic() + HELD_S, (queue.max_size or 256) * ADDRESS_SHARE
+        while len(queue) < (queue.max_size or 256):
+            if sum(self._addresses.get(event.session_hash) == address for event in events(queue)) < most:
+                return None
+            if time.monotonic() > end:
+                break
+            await asyncio.sleep(0.2)
+        return 503, f"Many are waiting: {len(queue)} requests. Try again in half a minute."
+
+    def joined(self, queue: Any, session: str, address: str) -> None:
+        """Remember a session that has joined, and look later whether anyone listens."""
+        self._addresses[session] = address
+        self._addresses.move_to_end(session)
+        if len(self._addresses) > REMEMBERED:
+            self._addresses.popitem(last=False)
+        task = asyncio.get_running_loop().create_task(self._drop(queue, session))
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
+
+    @contextmanager
+    def listening(self, session: str) -> Iterator[None]:
+        """Somebody listens to the answers of a session."""
+        self._listening[session] += 1
+        try:
+            yield
+        finally:
+            self._listening[session] -= 1
+            if not self._listening[session]:
+                del self._listening[session]
+
+    async def _drop(self, queue: Any, session: str) -> None:
+        await asyncio.sleep(LISTEN_S)
+        if not self._listening[session]:
+            await queue.clean_events(session_hash=session)
+            queue.pending_messages_per_session.pop(session, None)
+            queue.pending_event_ids_session.pop(session, None)
+
+
+def events(queue: Any) -> Iterator[Any]:
+    """All that wait or run, of a queue of gradio 6.31."""
+    for waiting in queue.event_queue_per_concurrency_id.values():
+        yield from waiting.queue
+    for running in queue.active_jobs:
+        yield from (event for event in running or () if event.alive)
+
+
+def session_of(queue: Any, event_id: str) -> str:
+    """The session of an event; its own id when it has ended."""
+    event = queue.event_ids_to_events.get(event_id)
+    return event.session_hash if event else event_id

@@ -1,0 +1,62 @@
+"""The fake page for tests of what may go wrong, as a process of its own: `python -m tests.hostile_page`.
+
+A prompt that holds "slow" gets three hundred tokens, one every 0.1 s; "boom" is a bug that tells the prompt;
+"unlikely" has a log-probability of minus infinity; "half" writes half a character. SIGUSR1 ends the engine,
+SIGUSR2 stops the queue. Deadlines are short.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+# before gradio is imported: it looks for its maker's server otherwise
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+from mt5.results import Fill
+from mt5.web import guard, line
+from mt5.web.models import Models
+from mt5.web.page import build_page, serving
+from tests.fake_engine import FakeEngine
+
+guard.BODY_S = 2.0
+line.LISTEN_S = 3.0
+line.HELD_S = 1.0
+
+
+class Troubled(FakeEngine):
+    def stream(self, prompt: str, *, given: Sequence[Sequence[int]] = (), **settings: Any) -> Iterator[Fill]:
+        if "boom" in prompt:
+            raise RuntimeError(f"tensor of {prompt}")
+        engine = FakeEngine(("▁slow",) * 300, 0.1) if "slow" in prompt else FakeEngine(self.pieces)
+        for result in engine.stream(prompt, given=given, **settings):
+            print("token", flush=True)
+            yield _odd(result) if "unlikely" in prompt or "half" in prompt else result
+
+    def fill(self, prompt: Any, **settings: Any) -> Any:
+        if not isinstance(prompt, str):
+            return [self.fill(one, **settings) for one in prompt]
+        *_, last = self.stream(prompt, **settings)
+        return last
+
+
+def _odd(fill: Fill) -> Fill:
+    def change(token: Any) -> Any:
+        if "unlikely" in fill.prompt:
+            return replace(token, log_prob=-float("inf"))
+        return replace(token, piece="\ufffd")
+
+    spans = tuple(replace(span, tokens=tuple(map(change, span.tokens))) for span in fill.spans)
+    return replace(fill, spans=spans)
+
+
+if __name__ == "__main__":
+    engine = Troubled()
+    models = Models(engine)
+    page = build_page(models)
+    signal.signal(signal.SIGUSR1, lambda *_: engine.close())
+    signal.signal(signal.SIGUSR2, lambda *_: setattr(page._queue, "stopped", True))
+    _, url, _ = page.launch(server_name="127.0.0.1", **serving(models))
+    print(f"The page is at {url}", flush=True)
+    page.block_thread()

@@ -1,0 +1,94 @@
+"""Who waits in the queue (rows L3, L5 and L7 of the table of faults)."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mt5.web import line
+from mt5.web.line import Line
+
+
+class Queue:
+    """Gradio's queue as the line sees it: what waits, and what runs."""
+
+    max_size = 8
+
+    def __init__(self, *sessions: str) -> None:
+        self.waiting = [self.event(session) for session in sessions]
+        self.event_queue_per_concurrency_id = {"model": SimpleNamespace(queue=self.waiting)}
+        self.active_jobs: list[list[Any] | None] = [None]
+        self.pending_messages_per_session = dict.fromkeys(sessions)
+        self.pending_event_ids_session = dict.fromkeys(sessions)
+
+    @staticmethod
+    def event(session: str) -> SimpleNamespace:
+        return SimpleNamespace(session_hash=session, alive=True)
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    async def clean_events(self, session_hash: str) -> None:
+        self.waiting[:] = [event for event in self.waiting if event.session_hash != session_hash]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "HELD_S", 0.05)
+    monkeypatch.setattr(line, "LISTEN_S", 0.05)
+
+
+async def joined(queue: Queue, *addresses: str) -> Line:
+    own = Line()
+    for event, address in zip(queue.waiting, addresses, strict=True):
+        own.joined(queue, event.session_hash, address)
+    return own
+
+
+def refusal(queue: Queue, addresses: tuple[str, ...], session: str, address: str) -> int:
+    async def ask() -> int:
+        found = await (await joined(queue, *addresses)).refusal(queue, session, address)
+        return found[0] if found else 200
+
+    return asyncio.run(ask())
+
+
+def test_l3_when_all_places_are_taken_the_next_is_asked_to_come_again() -> None:
+    assert refusal(Queue(*"abcdefgh"), tuple("12345678"), "i", "9") == 503
+    assert refusal(Queue(*"abcdefg"), tuple("1234567"), "i", "9") == 200
+
+
+def test_l5_one_address_has_half_of_the_places_and_others_still_get_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(line, "LISTEN_S", 60)
+    queue, addresses = Queue(*"abcd"), ("1",) * 4
+    assert refusal(queue, addresses, "e", "1") == 503
+    assert refusal(queue, addresses, "e", "2") == 200
+
+
+def test_l5_an_address_with_its_share_gets_in_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    # those before it are dropped while it waits, for nobody listens to them
+    monkeypatch.setattr(line, "HELD_S", 5)
+    assert refusal(Queue(*"abcd"), ("1",) * 4, "e", "1") == 200
+
+
+def test_l5_one_tab_has_two_requests() -> None:
+    queue = Queue("a", "b")
+    queue.active_jobs = [[Queue.event("a")], None]
+    assert refusal(queue, ("1", "1"), "a", "1") == 429
+    assert refusal(queue, ("1", "1"), "b", "1") == 200
+
+
+def test_l7_what_nobody_listens_to_is_dropped_and_what_is_listened_to_stays() -> None:
+    async def wait() -> Queue:
+        queue = Queue("heard", "left")
+        own = await joined(queue, "1", "1")
+        with own.listening("heard"):
+            await asyncio.sleep(0.2)
+        return queue
+
+    queue = asyncio.run(wait())
+    assert [event.session_hash for event in queue.waiting] == ["heard"]
+    assert list(queue.pending_messages_per_session) == ["heard"]
