@@ -7,11 +7,12 @@ PORT ?= 7860
 CHECKPOINT ?= assets/model
 DTYPE ?= auto
 TP ?= 1
+SECONDS ?= 60
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-fast test-3b lint screenshots browser
+.PHONY: run test test-fast test-nightly test-3b lint fuzz load audit sbom screenshots browser
 .DELETE_ON_ERROR:
 
 run: .venv/run.stamp
@@ -21,7 +22,25 @@ test: .venv/test.stamp browser
 	$(BIN)/python -m pytest
 
 test-fast: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -m "not slow and not browser and not nightly"
+
+test-nightly: .venv/test.stamp browser
+	$(BIN)/python -m pytest -m nightly
+
+# Every reader of foreign files and prompts, a minute each: make fuzz SECONDS=3600
+fuzz: .venv/test.stamp .venv/fuzz.stamp
+	$(BIN)/python -m fuzz $(SECONDS)
+
+# Classes of 50 and 200, 2,100 sessions, 1,000 fills: minutes, on a machine that does nothing else.
+load: .venv/test.stamp
+	$(BIN)/python -m tests.load
+
+# Known holes in what is installed, and a list of it (CycloneDX); both ask the package registry.
+audit: .venv/audit.stamp
+	$(BIN)/python -m pip_audit -r requirements.txt || echo "See SECURITY.md." >&2
+
+sbom: .venv/audit.stamp
+	$(BIN)/python -m cyclonedx_py requirements requirements.txt -o sbom.cdx.json
 
 # An archive of random weights as large as the published one: 6.5 GB of disk and of memory.
 test-3b: .venv/test.stamp nemo_3b_random.nemo
@@ -61,4 +80,12 @@ browser:
 .venv/test.stamp: requirements-dev.txt .venv/run.stamp
 	@echo "Installing what the tests need …"
 	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+.venv/fuzz.stamp: requirements-fuzz.txt .venv/run.stamp
+	$(PIP) -r requirements-fuzz.txt
+	@touch $@
+
+.venv/audit.stamp: requirements-audit.txt .venv/run.stamp
+	$(PIP) -r requirements-audit.txt
 	@touch $@

@@ -35,11 +35,11 @@ class Archive:
             return
         self.file = _plain(path)
         for name, start, size in self._index():
+            name = name.removeprefix("./")
             if name.startswith("/") or ".." in name.split("/"):
                 raise CheckpointError(
                     f"{path}: member {name!r} points outside the archive; NeMo writes none."
                 )
-            name = name.removeprefix("./")
             if name in self.members:
                 raise CheckpointError(f"{path}: member {name!r} occurs twice. Write the archive again.")
             self.members[name] = Window(self.file, start, size)
