@@ -2,6 +2,7 @@
 Xue et al. 2021), with the switches by which NeMo Megatron's variant differs."""
 
 import math
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -15,10 +16,25 @@ from mt5.parallel import (
     Shard,
     VocabularyEmbedding,
     VocabularyLogProbs,
+    joined,
     product,
 )
 
-NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+
+class RMSNorm(nn.RMSNorm):
+    """x / √(mean x² + ε) · weight (Zhang and Sennrich 2019), in half the time of PyTorch's on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(self.epsilon, length, length, value=1 / x.shape[-1]).rsqrt()
+        return (x * scale * self.weight).to(x.dtype)
+
+    @cached_property
+    def epsilon(self) -> Tensor:
+        return torch.tensor(self.eps, device=self.weight.device)
+
+
+NORMS = {"rms": RMSNorm, "layer": nn.LayerNorm}
 ACTIVATIONS = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "gelu": F.gelu,
@@ -92,11 +108,24 @@ class Attention(nn.Module):
         self.value = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
         self.output = RowLinear(width, config.d_model, bias=bias, shard=shard)
 
+        self.query_key_value: ColumnLinear | None = None
+        self.key_value: ColumnLinear | None = None
+
     def split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [batch, head, position, d_kv]
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x: [batch, head, position, d_kv] each."""
+        if self.query_key_value is None:
+            return self.split(self.query(x)), *self.keys_values(x)
+        q, k, v = self.query_key_value(x).chunk(3, -1)
+        return self.split(q), self.split(k), self.split(v)
+
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return self.split(self.key(memory)), self.split(self.value(memory))
+        if self.key_value is None:
+            return self.split(self.key(memory)), self.split(self.value(memory))
+        k, v = self.key_value(memory).chunk(2, -1)
+        return self.split(k), self.split(v)
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
@@ -106,19 +135,26 @@ class Attention(nn.Module):
         keep: [batch or 1, 1, query or 1, key], False where a key is masked; None keeps all.
         bias: [1, head, query, key] or None. Returns [batch, query, d_model].
         """
-        weights = self.weights(x, keys, keep, bias).to(values.dtype)
+        return self.attend(self.split(self.query(x)), keys, values, keep, bias)
+
+    def attend(
+        self, q: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """The same of queries, [batch, head, query, d_kv]."""
+        weights = self.weights(q, keys, keep, bias).to(values.dtype)
         return self.output((weights @ values).transpose(1, 2).flatten(2))
 
-    def weights(self, x: Tensor, keys: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
+    def weights(self, q: Tensor, keys: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
         """Softmax of the scores, in float32: [batch, head, query, key]."""
-        q = self.split(self.query(x))
         # in float32, because the products of half-precision numbers need not fit
-        scores = (q @ keys.transpose(-1, -2)).float() * self.score_scale
+        scores = (q @ keys.transpose(-1, -2)).float()
+        if self.score_scale != 1:
+            scores = scores * self.score_scale
         if bias is not None:
             scores = scores + bias
         if keep is not None:
             # replaced, not added to: a query that may see nothing attends to everything alike
-            scores = scores.masked_fill(~keep, self.masked_score)
+            scores = torch.where(keep, scores, self.masked_score)
         return scores.softmax(-1)
 
 
@@ -132,8 +168,12 @@ class FeedForward(nn.Module):
         self.gate = ColumnLinear(config.d_model, stack.d_ff, bias=bias, shard=shard) if stack.gated else None
         self.up = ColumnLinear(config.d_model, stack.d_ff, bias=bias, shard=shard)
         self.down = RowLinear(stack.d_ff, config.d_model, bias=bias, shard=shard)
+        self.gate_up: ColumnLinear | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.gate_up is not None:
+            gate, up = self.gate_up(x).chunk(2, -1)
+            return self.down(self.activation(gate) * up)
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
         return self.down(self.activation(self.gate(x)) * self.up(x))
@@ -185,6 +225,10 @@ class Stack(nn.Module):
         ]
 
 
+CAPACITY = 32
+"""Positions that a decoding has room for from its second step on."""
+
+
 class Cache:
     """Keys and values of a batch of decodings: cross-attention's once, self-attention's as they grow."""
 
@@ -198,6 +242,8 @@ class Cache:
         self.buffers: list[tuple[Tensor, Tensor]] = []
         self.target_mask: Tensor | None = None  # [batch, target], True where the target is not padding
         self.length = 0
+        self.biases: list[Tensor | None] = []
+        self.reach = 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values of new positions, [batch, head, new, d_kv]; return those of all positions.
@@ -211,7 +257,7 @@ class Cache:
             return keys, values
         if end > self.buffers[layer][0].shape[2]:
             self.buffers[layer] = tuple(
-                self._grown(buffer, max(2 * end, 32)) for buffer in self.buffers[layer]
+                self._grown(buffer, max(2 * end, CAPACITY)) for buffer in self.buffers[layer]
             )
         for buffer, new in zip(self.buffers[layer], (keys, values), strict=True):
             buffer[:, :, self.length : end] = new
@@ -229,6 +275,14 @@ class Cache:
         self.buffers = [(k[rows], v[rows]) for k, v in self.buffers]
         self.source_mask = None if self.source_mask is None else self.source_mask[rows]
         self.target_mask = None if self.target_mask is None else self.target_mask[rows]
+
+
+FUSED = {
+    "self_attention": {"query_key_value": ("query", "key", "value")},
+    "cross_attention": {"key_value": ("key", "value")},
+    "feed_forward": {"gate_up": ("gate", "up")},
+}
+"""Layers that read the same input, by the module that holds them."""
 
 
 class MT5(nn.Module):
@@ -265,16 +319,15 @@ class MT5(nn.Module):
                 keep = keep & source_mask[:, None, :, None]
         biases = self.encoder.biases(range(source.shape[1]), source.shape[1])
         for layer, bias in zip(self.encoder.layers, biases, strict=True):
-            normed = layer.self_attention_norm(x)
-            x = x + layer.self_attention(normed, *layer.self_attention.keys_values(normed), keep, bias)
+            attention = layer.self_attention
+            x = x + attention.attend(*attention.project(layer.self_attention_norm(x)), keep, bias)
             x = x + layer.feed_forward(layer.feed_forward_norm(x))
         return self.encoder.final_norm(x)
 
     def start(self, memory: Tensor, source_mask: Tensor | None = None) -> Cache:
         """A cache for decoding over `memory`, [batch, source, d_model]: its keys and values, made once."""
-        return Cache(
-            [layer.cross_attention.keys_values(memory) for layer in self.decoder.layers], source_mask
-        )
+        pairs = [layer.cross_attention.keys_values(memory) for layer in self.decoder.layers]
+        return Cache([(k.contiguous(), v.contiguous()) for k, v in pairs], source_mask)
 
     def decode(self, target: Tensor, cache: Cache, attended: list[Tensor] | None = None) -> Tensor:
         """Run the decoder over new target ids, [batch, new], that follow those already in the cache.
@@ -283,7 +336,7 @@ class MT5(nn.Module):
         rank's heads, [batch, new, source]. Returns the hidden states of the new positions,
         [batch, new, d_model].
         """
-        new, length = target.shape[1], cache.length + target.shape[1]
+        new = target.shape[1]
         x = self._embed(
             self.decoder_embedding or self.embedding,
             self.decoder_positions or self.positions,
@@ -291,15 +344,15 @@ class MT5(nn.Module):
             cache.length,
         )
         keep, memory_keep = self._keep(target, cache)
-        biases = self.decoder.biases(range(cache.length, length), length)
+        biases = self._biases(cache, new)
         for number, (layer, bias) in enumerate(zip(self.decoder.layers, biases, strict=True)):
-            normed = layer.self_attention_norm(x)
-            keys, values = cache.append(number, *layer.self_attention.keys_values(normed))
-            x = x + layer.self_attention(normed, keys, values, keep, bias)
-            normed, (keys, values) = layer.cross_attention_norm(x), cache.memory_keys_values[number]
+            q, keys, values = layer.self_attention.project(layer.self_attention_norm(x))
+            x = x + layer.self_attention.attend(q, *cache.append(number, keys, values), keep, bias)
+            attention, (keys, values) = layer.cross_attention, cache.memory_keys_values[number]
+            q = attention.split(attention.query(layer.cross_attention_norm(x)))
             if attended is not None:
-                attended.append(layer.cross_attention.weights(normed, keys, memory_keep, None).mean(1))
-            x = x + layer.cross_attention(normed, keys, values, memory_keep, None)
+                attended.append(attention.weights(q, keys, memory_keep, None).mean(1))
+            x = x + attention.attend(q, keys, values, memory_keep, None)
             x = x + layer.feed_forward(layer.feed_forward_norm(x))
         cache.length += new
         return self.decoder.final_norm(x)
@@ -312,6 +365,24 @@ class MT5(nn.Module):
     def log_probs(self, hidden: Tensor) -> VocabularyLogProbs:
         """The distribution of the token after each hidden state, [..., d_model]."""
         return VocabularyLogProbs(self.logits(hidden), vocab_size=self.config.vocab_size, shard=self.shard)
+
+    def fuse(self) -> dict[str, tuple[str, ...]]:
+        """Make one matrix of those that read the same input; for a network that has no weights yet.
+
+        Returns the names of the new weights, each with those of which it is made, one after the other.
+        """
+        names = {}
+        for path, module in list(self.named_modules()):
+            for whole, parts in FUSED.get(path.rpartition(".")[2], {}).items():
+                layers = [getattr(module, part) for part in parts]
+                if None in layers:  # no gate
+                    continue
+                setattr(module, whole, joined(layers, self.shard))
+                for part in parts:
+                    setattr(module, part, None)
+                for leaf, _ in layers[0].named_parameters():
+                    names[f"{path}.{whole}.{leaf}"] = tuple(f"{path}.{part}.{leaf}" for part in parts)
+        return names
 
     def partition(self) -> dict[str, int | None]:
         """For every weight, the dimension along which ranks cut it; None where each holds it whole."""
@@ -340,6 +411,16 @@ class MT5(nn.Module):
         # float16 is a way to store weights; its range is too small for T5's activations
         x = x.float() if x.dtype == torch.float16 else x
         return x if positions is None else x + positions.weight[first : first + ids.shape[1]]
+
+    def _biases(self, cache: Cache, new: int) -> list[Tensor | None]:
+        """Each layer's bias for the new positions; those of a single one are parts of one row, made once."""
+        start, length = cache.length, cache.length + new
+        if new > 1:
+            return self.decoder.biases(range(start, length), length)
+        if cache.reach < length:
+            cache.reach = max(2 * length, CAPACITY)
+            cache.biases = self.decoder.biases(range(cache.reach - 1, cache.reach), cache.reach)
+        return [None if bias is None else bias[..., cache.reach - length :] for bias in cache.biases]
 
     def _keep(self, target: Tensor, cache: Cache) -> tuple[Tensor | None, Tensor | None]:
         """Which keys the new positions see: in the target, [batch or 1, 1, new, target], and the source."""

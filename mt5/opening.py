@@ -18,7 +18,12 @@ from mt5.nursery import Nursery
 from mt5.rank import Plan
 from mt5.ranks import Ranks, address_of, key_of
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
 LARGEST_FLOAT32_ON_CPU = 4 << 30  # bytes
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from mt5.checkpoint import weights as loading
+from mt5.checkpoint import weights as reading
 from mt5.checkpoint.digest import Digest
 from mt5.checkpoint.hub import REPOSITORY, download
 from mt5.checkpoint.huggingface import CONFIG, open_huggingface, read_json
+from mt5.checkpoint.loading import load
 from mt5.checkpoint.native import MODEL_TYPE, open_native
 from mt5.checkpoint.nemo import open_nemo, rename
 from mt5.checkpoint.nemo_config import CONFIG as NEMO_CONFIG
@@ -71,9 +72,9 @@ class Checkpoint:
                 f"{self.path}: {layers} layers, but only {len(self.weights)} weights. "
                 "Do the weights belong to this configuration?"
             )
-        loading.check(self.weights, self._empty(Shard()), str(self.path))
+        reading.check(self.weights, self._empty(Shard()), str(self.path))
         held = sum(
-            file.size for file in {file for one in self.weights.values() for file in loading.files(one)}
+            file.size for file in {file for one in self.weights.values() for file in reading.files(one)}
         )
         size = self.parameters * self.dtype.itemsize
         if size > MOST_SHARED * held:
@@ -86,7 +87,7 @@ class Checkpoint:
 
     def check_unchanged(self) -> None:
         """CheckpointError when a file was written to since it was opened."""
-        loading.check_unchanged(self.weights.values())
+        reading.check_unchanged(self.weights.values())
 
     def load(
         self,
@@ -99,10 +100,10 @@ class Checkpoint:
     ) -> MT5:
         """The network of one shard. CheckpointError names every weight that is missing, odd or misshaped.
 
-        in_place, progress: see weights.load.
+        in_place, progress: see loading.load.
         """
         self.check()
-        model = loading.load(
+        model = load(
             self.weights,
             self._empty(shard),
             dtype=dtype,

@@ -2,14 +2,13 @@
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mt5.checkpoint.file import File
 from mt5.errors import CheckpointError
@@ -156,6 +155,27 @@ class Unfused:
             self.fused.read_into(out[row : row + self.d_kv], 0, fused)
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix stored as 8-bit whole numbers with a scale for each of its rows; read, it is float32."""
+
+    numbers: Lazy
+    scales: Lazy
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.numbers.dtype
+
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        stop = start + out.shape[dim]
+        scales = whole(self.scales) if dim else narrow(self.scales, 0, start, stop)
+        torch.mul(narrow(self.numbers, dim, start, stop), scales.unsqueeze(1), out=out)
+
+
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor without numbers; a large one on large pages where Linux has them, which are filled faster."""
     size = math.prod(shape) * dtype.itemsize
@@ -167,9 +187,13 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
+def _read_dtype(tensor: Lazy) -> torch.dtype:
+    return torch.float32 if isinstance(tensor, Quantized) else tensor.dtype
+
+
 def narrow(tensor: Lazy, dim: int, start: int, stop: int) -> Tensor:
     """The part [start, stop) along a dimension."""
-    out = empty((*tensor.shape[:dim], stop - start, *tensor.shape[dim + 1 :]), tensor.dtype)
+    out = empty((*tensor.shape[:dim], stop - start, *tensor.shape[dim + 1 :]), _read_dtype(tensor))
     tensor.read_into(out, dim, start)
     return out
 
@@ -186,6 +210,9 @@ def files(tensor: Lazy) -> Iterator[File]:
                 yield from files(part)
         case Unfused(fused=fused):
             yield from files(fused)
+        case Quantized(numbers=numbers, scales=scales):
+            yield from files(numbers)
+            yield from files(scales)
 
 
 def check_unchanged(weights: Iterable[Lazy]) -> None:
@@ -202,7 +229,7 @@ def padded(tensor: Lazy, rows: slice) -> Tensor:
     """Some rows of a tensor; those beyond its end are zero."""
     stop = min(rows.stop, tensor.shape[0])
     start = min(rows.start, stop)
-    out = empty((rows.stop - rows.start, *tensor.shape[1:]), tensor.dtype)
+    out = empty((rows.stop - rows.start, *tensor.shape[1:]), _read_dtype(tensor))
     tensor.read_into(out[: stop - start], 0, start)
     out[stop - start :] = 0
     return out
@@ -271,53 +298,3 @@ def mapped(tensor: Lazy, dim: int, start: int, stop: int) -> Tensor | None:
                     return mapped(part, dim, start - first, stop - first)
                 first += part.shape[dim]
     return None
-
-
-@torch.no_grad()
-def load(
-    weights: Mapping[str, Lazy],
-    model: MT5,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    in_place: bool = False,
-    progress: Callable[[float], None] = lambda share: None,
-) -> MT5:
-    """Fill a network that was built on the meta device with this rank's part of the weights.
-
-    Norms stay in float32 beside float16 weights, because then activations are float32.
-    in_place: look at weights where they lie in their file instead of copying them, where that can be done.
-    progress: called with the share of the numbers that are there, 0 to 1, from any thread.
-    """
-    partition, shard = model.partition(), model.shard
-    norms = {
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, nn.RMSNorm | nn.LayerNorm)
-        for name, _ in module.named_parameters()
-    }
-
-    def part(name: str, parameter: Tensor) -> Tensor:
-        tensor, dim = weights[name], partition[name]
-        rows = tensor.shape[0] if dim is None else parameter.shape[dim] * shard.size
-        span = slice(0, rows) if dim is None else shard.span(rows)
-        kept = torch.float32 if dtype == torch.float16 and name in norms else dtype
-        view = None
-        if in_place and kept == tensor.dtype and span.stop <= tensor.shape[dim or 0]:
-            view = mapped(tensor, dim or 0, span.start, span.stop)
-        if view is not None:
-            return view.to(device)
-        # a vocabulary that does not divide over the ranks gets more rows than are stored
-        cut = narrow(tensor, dim, span.start, span.stop) if dim else padded(tensor, span)
-        return cut.to(device=device, dtype=kept)
-
-    parameters = dict(model.named_parameters())
-    total, done = sum(parameter.numel() for parameter in parameters.values()), 0
-    # reading and converting leave Python's lock alone, so a thread per core is worth it
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for name, cut in zip(parameters, threads.map(part, parameters, parameters.values()), strict=True):
-            path, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(path), leaf, nn.Parameter(cut, requires_grad=False))
-            done += cut.numel()
-            progress(done / total)
-    return model

@@ -1,0 +1,108 @@
+"""Matrices in 8 or 16 bits, laid out for the processor's multiplication; activations stay float32.
+
+A layer holds one of these in place of its weight. Both know the rows of a table as well as the product, since
+a tied embedding is read by row and multiplied. The kernels are FBGEMM's, by way of PyTorch.
+"""
+
+import re
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SMALL = 1 << 16
+"""Numbers of a matrix up to which float32 is the quickest: the kernels cost more than the multiplication."""
+LARGEST_FLOAT16 = 65_504.0
+LEVELS = 127
+EIGHT_BITS = torch.cpu._is_vnni_supported()
+"""Whether sums of products of 8 bits fit. Elsewhere two are cut off at 16 bits, so activations have 7."""
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest 8-bit whole numbers and a scale per row: [rows, columns] int8, [rows] float32.
+
+    weight ≈ numbers × scales. A row's largest number becomes 127, so that zero stays zero.
+    """
+    wide = weight.float()
+    scales = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
+    return (wide / scales.unsqueeze(1)).round_().to(torch.int8), scales
+
+
+class Int8:
+    """8-bit weights with a scale per row; the activations are quantised anew for every product."""
+
+    def __init__(self, numbers: Tensor, scales: Tensor, *, table: bool = False) -> None:
+        """numbers: [rows, columns] int8. scales: [rows]. table: keep the rows for `rows`."""
+        self.shape, self._scales = numbers.shape, scales.float()
+        self._numbers: Tensor | None = numbers
+        if not table:
+            self._packed, self._numbers = self._pack(numbers), None
+
+    @classmethod
+    def of(cls, weight: Tensor, *, table: bool = False) -> "Int8":
+        return cls(*quantize(weight), table=table)
+
+    def product(self, x: Tensor) -> Tensor:
+        """x Wᵀ: [..., columns] -> [..., rows]."""
+        return torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=not EIGHT_BITS)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows by number, in float32: [...] -> [..., columns]."""
+        return self._numbers[ids] * self._scales[ids].unsqueeze(-1)
+
+    def pack(self) -> None:
+        """Make a table ready for `product` too."""
+        self._packed = self._pack(self._numbers)
+
+    def _pack(self, numbers: Tensor) -> torch.ScriptObject:
+        with warnings.catch_warnings():
+            # PyTorch means to drop quantised tensors; this one only carries the numbers into the kernel
+            warnings.simplefilter("ignore")
+            zeros = torch.zeros(len(numbers), dtype=torch.long)
+            tensor = torch._make_per_channel_quantized_tensor(numbers, self._scales.double(), zeros, 0)
+            return torch.ops.quantized.linear_prepack(tensor, None)
+
+
+class Half:
+    """16-bit weights. float16 holds what bfloat16 does, but for numbers below 6e-8, which become zero."""
+
+    def __init__(self, weight: Tensor, *, table: bool = False) -> None:
+        """weight: [rows, columns], within ±65,504. table: keep the rows for `rows`."""
+        self.shape = weight.shape
+        self._table = weight if weight.dtype.itemsize == 2 else weight.half()
+        if not table:
+            self._packed, self._table = self._pack(weight), None
+
+    @classmethod
+    def of(cls, weight: Tensor, *, table: bool = False) -> "Half | Tensor":
+        """Packed, or as float32 where a number is too large."""
+        return cls(weight, table=table) if weight.abs().amax() <= LARGEST_FLOAT16 else weight.float()
+
+    def product(self, x: Tensor) -> Tensor:
+        """x Wᵀ: [..., columns] -> [..., rows]."""
+        return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows by number, in float32: [...] -> [..., columns]."""
+        return F.embedding(ids, self._table).float()
+
+    def pack(self) -> None:
+        """Make a table ready for `product` too."""
+        self._packed = self._pack(self._table)
+
+    def _pack(self, weight: Tensor) -> torch.ScriptObject:
+        return torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+
+
+def packing(name: str, dtype: torch.dtype) -> "type[Int8] | type[Half]":
+    """How a matrix of the network is kept on a CPU when weights are int8, float16 or bfloat16.
+
+    Of an int8 network, what is read once a prompt stays in 16 bits, for it costs little, and so does the end
+    of the feed-forward, because products of two activations have outliers that 8 bits do not hold.
+    """
+    return Int8 if dtype == torch.int8 and not FINE.search(name) else Half
+
+
+FINE = re.compile(r"^encoder\.|cross_attention\.(key|value|key_value)\.|\.down\.")
+"""Names of matrices that an int8 network keeps in 16 bits."""

@@ -1,0 +1,101 @@
+"""Weights in 8 and 16 bits: how near their products are, and what it costs the embedded model."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import mt5
+from mt5 import infill
+from mt5.checkpoint import open_checkpoint
+from mt5.codec import Codec
+from mt5.languages import examples
+from mt5.network import Network
+from mt5.quantized import Half, Int8, packing, quantize
+
+MODEL = Path(__file__).parent.parent / "assets" / "model"
+CPU = torch.device("cpu")
+
+
+def matrix(rows, columns):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) / columns**0.5
+
+
+def test_quantised_numbers_are_the_nearest_of_each_row():
+    weight = torch.tensor([[127.0, -63.6, 0.4], [0.0, 0.0, 0.0], [-2.54, 1.0, 0.01]])
+    numbers, scales = quantize(weight)
+    assert numbers.tolist() == [[127, -64, 0], [0, 0, 0], [-127, 50, 0]]
+    assert scales[[0, 2]].tolist() == pytest.approx([1.0, 0.02])
+
+
+@pytest.mark.parametrize("kind, tolerance", [(Int8, 0.1), (Half, 1e-3)])
+@torch.inference_mode()
+def test_products_and_rows_are_near_those_of_float32(kind, tolerance):
+    weight, x = matrix(300, 128), torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(1))
+    packed = kind.of(weight, table=True)
+    packed.pack()
+    # 7 to 8 bits of an activation whose largest is near 4, or 11 bits of a weight
+    assert torch.allclose(packed.product(x), x @ weight.T, atol=tolerance)
+    assert torch.allclose(packed.rows(torch.tensor([[7, 0]])), weight[[7, 0]], atol=2e-3)
+
+
+@torch.inference_mode()
+def test_a_number_that_float16_cannot_hold_stays_float32():
+    weight = matrix(8, 8)
+    weight[0, 0] = 70_000
+    assert torch.equal(Half.of(weight), weight)
+
+
+def test_an_int8_network_keeps_in_16_bits_what_is_read_once_a_prompt():
+    kinds = {
+        "encoder.layers.0.self_attention.query_key_value.weight": Half,
+        "decoder.layers.0.cross_attention.key_value.weight": Half,
+        "decoder.layers.0.feed_forward.down.weight": Half,
+        "decoder.layers.0.cross_attention.query.weight": Int8,
+        "decoder.layers.0.feed_forward.gate_up.weight": Int8,
+        "embedding.weight": Int8,
+        "head.weight": Int8,
+    }
+    assert {name: packing(name, torch.int8) for name in kinds} == kinds
+    assert {packing(name, torch.bfloat16) for name in kinds} == {Half}
+
+
+@cache
+def asked():
+    """The examples as ids, with what the float32 model writes for them: sources and targets."""
+    with mt5.open(MODEL, dtype="float32") as engine:
+        codec = Codec(engine.tokenizer, engine.config)
+        fills = engine.fill([example.prompt for example in examples()])
+    return [codec.source(infill.parse(fill.prompt)) for fill in fills], [codec.target_of(f) for f in fills]
+
+
+@cache
+def scored(dtype):
+    """The log-probability of every token after the first sentinel, and the likeliest token there."""
+    network = Network(open_checkpoint(MODEL).load(dtype=dtype, device=CPU), CPU)
+    found = [network.score([s], [t], candidates=1)[0] for s, t in zip(*asked(), strict=True)]
+    log_probs = torch.tensor([value for one in found for value in one.log_probs[1:]])
+    return log_probs, torch.tensor([best[0][0] for one in found for best in one.candidates[1:]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "dtype, error, agreement",
+    # what a token's log-probability may be off by on average; the stored weights are bfloat16
+    [(torch.bfloat16, 1e-4, 1), (torch.float16, 1e-4, 1), (torch.int8, 0.03, 0.98)],
+)
+def test_the_embedded_model_errs_little_in_few_bits(dtype, error, agreement):
+    log_probs, best = scored(torch.float32)
+    found, choices = scored(dtype)
+    assert len(found) > 300
+    assert (found - log_probs).abs().mean() <= error
+    assert (choices == best).float().mean() >= agreement
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_the_embedded_model_fills_alike_in_every_dtype(dtype):
+    prompt = "La capitale de la France est <mask>."
+    with mt5.open(MODEL, dtype=dtype) as engine:
+        assert engine.info.dtype == dtype
+        assert engine.fill(prompt).text == "La capitale de la France est Paris."
