@@ -60,12 +60,17 @@ class Visitor:
 
     def join(self, prompt: str, session: str | None = None) -> httpx.Response:
         """Ask for a filled prompt as the page does."""
+        return self.post(
+            "/gradio_api/queue/join", json=self.request(prompt, session or uuid.uuid4().hex[:12])
+        )
+
+    def request(self, prompt: str, session: str) -> dict[str, Any]:
+        """What the page sends when Fill is clicked."""
         box = next(part["id"] for part in self._parts.values() if part["props"].get("elem_id") == "prompt")
         tab = next(d for d in self.config["dependencies"] if d["api_name"] == "run" and box in d["inputs"])
         values = [self._parts[id_]["props"].get("value") for id_ in tab["inputs"]]
         values[tab["inputs"].index(box)] = prompt
-        body = {"data": values, "fn_index": tab["id"], "session_hash": session or uuid.uuid4().hex[:12]}
-        return self.post("/gradio_api/queue/join", json=body)
+        return {"data": values, "fn_index": tab["id"], "session_hash": session}
 
     @property
     def _parts(self) -> dict[int, Any]:
