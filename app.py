@@ -12,7 +12,7 @@ import mt5
 from mt5.web.models import Models, allowed
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "model"
-DTYPES = ["auto", "float32", "bfloat16", "float16"]
+DTYPES = ["auto", "float32", "bfloat16", "float16", "int8"]
 QUIET = {"ANALYTICS_ENABLED": "False", "ANALYTICS_CACHE_FREQUENCY": "1000000", "ANALYTICS_MAX_EVENTS": "200"}
 
 

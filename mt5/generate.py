@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -61,7 +62,7 @@ def decode(
         # a row's extra pending tokens go in first; only rows that have caught up choose
         width = min(len(row.pending) for row in search.rows)
         log_probs = decoder.step(torch.tensor([row.pending[:width] for row in search.rows]))
-        rows = [replace(row, pending=row.pending[width:]) for row in search.rows]
+        rows = [row.fed(width) for row in search.rows]
         before = len(rows)
         search.advance(rows, log_probs)
         search.drop(frozenset((yield search.results()) or ()))
@@ -251,10 +252,18 @@ def _forbid(
     for ids, numbers in groups.items():
         if ids:
             everyone = places is None and len(numbers) == len(rows)
-            log_probs.forbid(torch.tensor(ids), None if everyone else torch.tensor(numbers))
+            log_probs.forbid(_tensor(ids), None if everyone else torch.tensor(numbers))
+
+
+@lru_cache(maxsize=16)
+def _tensor(ids: tuple[int, ...]) -> Tensor:
+    """The same few lists are forbidden at every step."""
+    return torch.tensor(ids)
 
 
 def _others(token: int, ids: list[int], values: list[float], count: int) -> tuple[tuple[int, float], ...]:
     """The best candidates but the chosen one, without those of probability zero."""
+    if not count:
+        return ()
     pairs = zip(ids, values, strict=True)
     return tuple((other, value) for other, value in pairs if other != token and value > -math.inf)[:count]

@@ -118,14 +118,16 @@ class Attention(nn.Module):
         """Queries, keys and values of x: [batch, head, position, d_kv] each."""
         if self.query_key_value is None:
             return self.split(self.query(x)), *self.keys_values(x)
-        q, k, v = self.query_key_value(x).chunk(3, -1)
-        return self.split(q), self.split(k), self.split(v)
+        return self.apart(self.query_key_value(x), 3)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         if self.key_value is None:
             return self.split(self.key(memory)), self.split(self.value(memory))
-        k, v = self.key_value(memory).chunk(2, -1)
-        return self.split(k), self.split(v)
+        return self.apart(self.key_value(memory), 2)
+
+    def apart(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Results of a fused layer, one for each layer in it: [batch, head, position, d_kv] each."""
+        return x.unflatten(-1, (count, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
@@ -141,8 +143,12 @@ class Attention(nn.Module):
         self, q: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """The same of queries, [batch, head, query, d_kv]."""
-        weights = self.weights(q, keys, keep, bias).to(values.dtype)
-        return self.output((weights @ values).transpose(1, 2).flatten(2))
+        if keep is None and q.dtype == torch.float32 and not torch.is_grad_enabled():  # one call for the rest
+            added = None if bias is None else bias.to(q.dtype)
+            mixed = F.scaled_dot_product_attention(q, keys, values, added, scale=self.score_scale)
+        else:
+            mixed = self.weights(q, keys, keep, bias).to(values.dtype) @ values
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, q: Tensor, keys: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
         """Softmax of the scores, in float32: [batch, head, query, key]."""
@@ -239,7 +245,8 @@ class Cache:
         """
         self.memory_keys_values = memory_keys_values
         self.source_mask = source_mask
-        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.buffers: list[Tensor] = []  # per layer, [keys and values, batch, head, capacity, d_kv]
+        self.first: list[tuple[Tensor, Tensor]] = []
         self.target_mask: Tensor | None = None  # [batch, target], True where the target is not padding
         self.length = 0
         self.biases: list[Tensor | None] = []
@@ -250,29 +257,30 @@ class Cache:
 
         `length` still counts the positions before these; `decode` moves it on after the last layer.
         """
+        if not self.length:
+            # the first positions are kept as they came: training decodes once and never copies
+            self.first.append((keys, values))
+            return keys, values
         end = self.length + keys.shape[2]
         if layer == len(self.buffers):
-            # the first positions are kept as they came: training decodes once and never copies
-            self.buffers.append((keys, values))
-            return keys, values
-        if end > self.buffers[layer][0].shape[2]:
-            self.buffers[layer] = tuple(
-                self._grown(buffer, max(2 * end, CAPACITY)) for buffer in self.buffers[layer]
-            )
-        for buffer, new in zip(self.buffers[layer], (keys, values), strict=True):
-            buffer[:, :, self.length : end] = new
-        return tuple(buffer[:, :, :end] for buffer in self.buffers[layer])
+            self.buffers.append(self._grown(torch.stack(self.first[layer]), max(2 * end, CAPACITY)))
+        elif end > self.buffers[layer].shape[3]:
+            self.buffers[layer] = self._grown(self.buffers[layer], 2 * end)
+        buffer = self.buffers[layer]
+        buffer[0, :, :, self.length : end] = keys
+        buffer[1, :, :, self.length : end] = values
+        return buffer[:, :, :, :end].unbind(0)
 
     def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
-        batch, heads, _, d_kv = buffer.shape
-        grown = buffer.new_empty(batch, heads, capacity, d_kv)
-        grown[:, :, : self.length] = buffer[:, :, : self.length]
+        grown = buffer.new_empty(*buffer.shape[:3], capacity, buffer.shape[4])
+        grown[:, :, :, : self.length] = buffer[:, :, :, : self.length]
         return grown
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows of the batch, in this order; a row may be taken several times."""
         self.memory_keys_values = [(k[rows], v[rows]) for k, v in self.memory_keys_values]
-        self.buffers = [(k[rows], v[rows]) for k, v in self.buffers]
+        self.first = [(k[rows], v[rows]) for k, v in self.first] if not self.buffers else []
+        self.buffers = [buffer[:, rows] for buffer in self.buffers]
         self.source_mask = None if self.source_mask is None else self.source_mask[rows]
         self.target_mask = None if self.target_mask is None else self.target_mask[rows]
 
@@ -420,7 +428,8 @@ class MT5(nn.Module):
         if cache.reach < length:
             cache.reach = max(2 * length, CAPACITY)
             cache.biases = self.decoder.biases(range(cache.reach - 1, cache.reach), cache.reach)
-        return [None if bias is None else bias[..., cache.reach - length :] for bias in cache.biases]
+        parts = {bias: None if bias is None else bias[..., cache.reach - length :] for bias in cache.biases}
+        return [parts[bias] for bias in cache.biases]
 
     def _keep(self, target: Tensor, cache: Cache) -> tuple[Tensor | None, Tensor | None]:
         """Which keys the new positions see: in the target, [batch or 1, 1, new, target], and the source."""

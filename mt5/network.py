@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mt5 import threads
 from mt5.generate import decode
 from mt5.info import Health
 from mt5.model import MT5, Cache
@@ -36,6 +37,22 @@ class Network:
 
     def close(self) -> None:
         """Nothing to end."""
+
+    @torch.inference_mode()
+    def choose_threads(self, most: int) -> int:
+        """Use as many threads as decode a token soonest, `most` at most; returns how many."""
+        model = self.model
+        width = min(16, model.config.max_positions or 16)
+        source = torch.full((1, width), model.config.eos_id, device=self.device)
+        cache = model.start(model.encode(source))
+        token = source[:, :1]
+        model.decode(token, cache)
+
+        def step() -> None:
+            cache.length = 1
+            model.log_probs(model.decode(token, cache)[:, -1]).top(1)
+
+        return threads.choose(step, most)
 
     @torch.inference_mode()
     def generate(

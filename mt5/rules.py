@@ -74,18 +74,20 @@ class Row:
         log_probs, alternatives = zip(*pairs, strict=True)
         return replace(self, hypothesis=replace(h, log_probs=log_probs, alternatives=alternatives), unread=())
 
+    def fed(self, width: int) -> "Row":
+        """Without the first pending tokens, which went in."""
+        pending = self.pending[width:]
+        return Row(self.hypothesis, pending, self.gap, self.length, self.score, self.finished, self.unread)
+
     def chosen(self, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]) -> "Row":
         """With one more token."""
         h = self.hypothesis
-        hypothesis = replace(
-            h,
-            ids=(*h.ids, token),
-            log_probs=(*h.log_probs, log_prob),
-            alternatives=(*h.alternatives, alternatives),
+        # positional, because this runs for every row at every step and `replace` takes several times as long
+        hypothesis = Hypothesis(
+            (*h.ids, token), (*h.log_probs, log_prob), (*h.alternatives, alternatives), h.truncated
         )
-        return replace(
-            self, hypothesis=hypothesis, pending=(token,), length=self.length + 1, score=self.score + log_prob
-        )
+        score = self.score + log_prob
+        return Row(hypothesis, (token,), self.gap, self.length + 1, score, self.finished, self.unread)
 
 
 class Rules(Protocol):
@@ -116,7 +118,8 @@ class Free:
         self, row: Row, token: int, log_prob: float, alternatives: tuple[tuple[int, float], ...]
     ) -> Row:
         row = row.chosen(token, log_prob, alternatives)
-        return replace(row, finished=token in self.stop_ids or row.length == self.max_tokens)
+        ends = token in self.stop_ids or row.length == self.max_tokens
+        return replace(row, finished=True) if ends else row
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. A part imports from lower lines only; `checkpoint` and `web` are folders.
 LAYERS = (
     ("errors",),
-    ("config", "parallel", "quantized", "results", "rules", "settings"),
+    ("config", "parallel", "quantized", "threads", "results", "rules", "settings"),
     ("tokenizer", "languages", "model", "info"),
     ("infill", "corruption", "generate"),
     ("figures", "batch", "network", "checkpoint"),

@@ -1,0 +1,62 @@
+"""Threads: never more than allowed, and as many as are quickest."""
+
+import os
+import time
+
+import pytest
+import torch
+
+from mt5.threads import allowed, choose
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def test_a_process_may_use_the_cores_of_its_affinity(cores, tmp_path):
+    assert allowed(tmp_path) == 8
+
+
+@pytest.mark.parametrize("text, number", [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1)])
+def test_a_container_may_use_its_share(cores, tmp_path, text, number):
+    (tmp_path / "cpu.max").write_text(text)
+    assert allowed(tmp_path) == number
+
+
+@pytest.mark.parametrize("quota, number", [(-1, 8), (300_000, 3)])
+def test_an_older_container_may_use_its_share(cores, tmp_path, quota, number):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert allowed(tmp_path) == number
+
+
+@pytest.mark.parametrize("text, number", [("3", 3), ("64", 8), ("many", 8)])
+def test_who_starts_it_may_say_fewer(cores, tmp_path, monkeypatch, text, number):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert allowed(tmp_path) == number
+
+
+@pytest.mark.parametrize("quickest", [1, 2, 4, 6])
+def test_the_quickest_number_is_chosen(quickest):
+    tried = set()
+
+    def work():
+        tried.add(torch.get_num_threads())
+        time.sleep(0.001 + 0.002 * abs(torch.get_num_threads() - quickest))
+
+    assert choose(work, 6) == quickest == torch.get_num_threads()
+    assert tried == {1, 2, 4, 6}
+
+
+def test_one_core_has_no_choice():
+    assert choose(lambda: None, 1) == 1
