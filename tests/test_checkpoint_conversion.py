@@ -7,7 +7,9 @@ import pytest
 import torch
 import yaml
 from nemo_writer import members_of
+from safetensors.torch import load_file, save_file
 
+import mt5
 from mt5.checkpoint import convert, open_checkpoint
 from mt5.errors import CheckpointError
 
@@ -98,7 +100,7 @@ def test_a_hugging_face_folder_keeps_its_names_and_changes_its_precision(tmp_pat
         (TINY, {"to": "nemo", "tensor_parallel": 0}, "0 shards"),
         (HF, {"to": "nemo"}, "from a .nemo only"),
         (HF, {"tensor_parallel": 2}, "never cut into shards"),
-        (HF, {"dtype": "int8"}, "'int8' is unknown"),
+        (HF, {"dtype": "int4"}, "'int4' is unknown"),
         (HF, {"to": "onnx"}, "'onnx'"),
     ],
 )
@@ -124,3 +126,50 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, to):
     with pytest.raises(CheckpointError, match="No space left"):
         convert(TINY, tmp_path / "out", to=to)
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_weights_are_stored_as_they_are_kept_and_open_alike(tmp_path, request):
+    """Large matrices with 8 bits and scales, a few with 16; what is small keeps its numbers."""
+    folder = request.config.rootpath / "assets" / "model"
+    convert(folder, tmp_path / "int8", dtype="int8")
+    size = (tmp_path / "int8" / "model.safetensors").stat().st_size
+    assert size < 0.8 * (folder / "model.safetensors").stat().st_size
+    found = open_checkpoint(tmp_path / "int8")
+    found.check()
+    assert found.dtype == torch.int8
+    assert found.parameters == open_checkpoint(folder).parameters
+    prompt = "Die Hauptstadt von Deutschland ist <mask>."
+    fills = []
+    for path in (folder, tmp_path / "int8"):
+        with mt5.open(path, dtype="int8") as engine:
+            fills.append(engine.fill(prompt))
+    assert fills[0].spans == fills[1].spans
+    with mt5.open(tmp_path / "int8", dtype="float32") as engine:
+        # the rounding of the weights alone
+        assert engine.fill(prompt).log_prob == pytest.approx(fills[0].log_prob, abs=0.1)
+    with mt5.open(tmp_path / "int8") as engine:
+        assert engine.info.dtype == engine.info.stored_dtype == "int8"
+
+
+def test_int8_weights_are_converted_again_without_another_rounding(tmp_path, request):
+    convert(request.config.rootpath / "assets" / "model", tmp_path / "int8", dtype="int8")
+    convert(tmp_path / "int8", tmp_path / "again")
+    convert(tmp_path / "int8", tmp_path / "wide", dtype="float32")
+    one, other = (tmp_path / name / "model.safetensors" for name in ("int8", "again"))
+    assert one.read_bytes() == other.read_bytes()
+    assert_same(weights(tmp_path / "wide"), weights(tmp_path / "int8"))
+
+
+def test_an_archive_holds_no_int8(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no int8.*huggingface"):
+        convert(TINY, tmp_path / "x.nemo", to="nemo", dtype="int8")
+
+
+def test_int8_numbers_without_their_scales_are_refused(tmp_path, request):
+    convert(request.config.rootpath / "assets" / "model", tmp_path / "int8", dtype="int8")
+    path = tmp_path / "int8" / "model.safetensors"
+    stored = load_file(path)
+    del stored["embedding.weight_scale"]
+    save_file(stored, path)
+    with pytest.raises(CheckpointError, match=r"embedding\.weight is int8.*scale"):
+        open_checkpoint(tmp_path / "int8")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mt5.checkpoint import safetensors
 from mt5.checkpoint.huggingface import CONFIG, SPIECE, read_json, weight_names
-from mt5.checkpoint.native import settings_of
+from mt5.checkpoint.native import settings_of, stored
 from mt5.checkpoint.nemo import NemoArchive, cut_dimension, is_weights, open_nemo, weights_member
 from mt5.checkpoint.nemo_config import CONFIG as NEMO_CONFIG
 from mt5.checkpoint.nemo_config import MAX_CONFIG, padded_rows
@@ -27,7 +27,12 @@ from mt5.checkpoint.weights import Lazy, check_unchanged, narrow, padded, whole
 from mt5.errors import CheckpointError
 from mt5.parallel import Shard
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
 PRECISION = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "16"}
 
 
@@ -42,8 +47,9 @@ def convert(
     """Write a checkpoint again: a folder with safetensors, or a `.nemo` cut into `tensor_parallel` shards.
 
     A folder has Hugging Face's layout where transformers has a class for the network, else this project's
-    own, which `open_checkpoint` reads like any other. dtype: float32, bfloat16, float16; None keeps what
-    is stored. Nothing is left behind when it fails. Raises CheckpointError.
+    own, which `open_checkpoint` reads like any other. dtype: float32, bfloat16, float16, or in this
+    project's layout int8; None keeps what is stored. Nothing is left behind when it fails. Raises
+    CheckpointError.
     """
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}.")
@@ -62,6 +68,8 @@ def convert(
         raise CheckpointError(
             f"{source}: a .nemo can be written from a .nemo only. Convert to huggingface instead."
         )
+    elif kept == torch.int8:
+        raise CheckpointError("A .nemo holds no int8; choose another dtype, or convert to huggingface.")
     else:
         _write_nemo(open_nemo(checkpoint.path), Path(out), kept, tensor_parallel)
 
@@ -91,18 +99,20 @@ def _write_folder(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None) 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists already. Choose a new folder.")
     written = str(dtype or checkpoint.dtype).removeprefix("torch.")
-    if checkpoint.format == "huggingface":
+    int8 = (dtype or checkpoint.dtype) == torch.int8
+    names: dict[str, str] = {}  # where they are not the network's own
+    if checkpoint.format == "huggingface" and not int8:
         names = dict(weight_names(checkpoint.config))
         settings = read_json(checkpoint.path / CONFIG)
         settings["torch_dtype" if "torch_dtype" in settings else "dtype"] = written
     else:
-        names = {name: name for name in checkpoint.weights}
         settings = settings_of(checkpoint.config, checkpoint.tokenizer) | {"dtype": written}
     with _replacing(out) as folder:
         made = folder / "made"
         made.mkdir()
-        weights = {names[name]: tensor for name, tensor in checkpoint.weights.items()}
-        safetensors.write(made / "model.safetensors", weights, dtype)
+        weights = stored(checkpoint.weights) if int8 else checkpoint.weights
+        named = {names.get(name, name): tensor for name, tensor in weights.items()}
+        safetensors.write(made / "model.safetensors", named, None if int8 else dtype)
         (made / CONFIG).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )

@@ -6,14 +6,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from mt5.checkpoint import safetensors
 from mt5.checkpoint.huggingface import CONFIG, read_json, read_vocabulary
-from mt5.checkpoint.weights import Lazy
+from mt5.checkpoint.weights import Cast, Lazy, Quantized, Rounded
 from mt5.config import Activation, ModelConfig, Norm, Positions, StackConfig
 from mt5.errors import CheckpointError
+from mt5.quantized import SMALL, Int8, packing
 from mt5.tokenizer import Tokenizer
 
 MODEL_TYPE = "mt5-infilling"
+SCALES = "_scale"
+"""Ends the name of the scales of a matrix with 8-bit numbers."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,40 @@ def open_native(folder: Path) -> NativeFolder:
     if settings.get("tokenizer") == "nemo":
         tokenizer = Tokenizer.nemo(proto, sentinels=count if isinstance(count, int) else 100)
     else:
-        tokenizer = Tokenizer.huggingface(proto, config.vocab_size)
-    return NativeFolder(tokenizer, safetensors.read(folder / "model.safetensors"), config)
+        appended = {"extra_ids": count} if isinstance(count, int) else {}
+        tokenizer = Tokenizer.huggingface(proto, config.vocab_size, **appended)
+    return NativeFolder(tokenizer, _quantized(safetensors.read(folder / "model.safetensors")), config)
+
+
+def stored(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """Weights as an int8 network keeps them: 8-bit matrices with scales, the other matrices in 16 bits."""
+    found: dict[str, Lazy] = {}
+    for name, tensor in weights.items():
+        matrix = len(tensor.shape) == 2 and "positions." not in name and "relative_bias" not in name
+        large = matrix and math.prod(tensor.shape) > SMALL
+        if isinstance(tensor, Quantized):
+            found |= {name: tensor.numbers, name + SCALES: tensor.scales}
+        elif large and packing(name, torch.int8) is Int8:
+            found |= {name: Rounded(tensor), name + SCALES: Rounded(tensor, scales=True)}
+        else:
+            half = large and tensor.dtype == torch.float32
+            found[name] = Cast(tensor, torch.float16) if half else tensor
+    return found
+
+
+def _quantized(weights: dict[str, Lazy]) -> dict[str, Lazy]:
+    """The other way: numbers and their scales are one tensor."""
+    found = {}
+    for name, tensor in weights.items():
+        scales = weights.get(name + SCALES)
+        if tensor.dtype != torch.int8:
+            if weights.get(name.removesuffix(SCALES), tensor).dtype != torch.int8:
+                found[name] = tensor
+            continue
+        if scales is None or scales.dtype != torch.float32 or scales.shape != tensor.shape[:1]:
+            raise CheckpointError(f"{name} is int8, but has no scale for each row. Convert it again.")
+        found[name] = Quantized(tensor, scales)
+    return found
 
 
 def _built(kind: type[Any], facts: object, label: str) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mt5.checkpoint.file import File
 from mt5.errors import CheckpointError
 from mt5.model import MT5
+from mt5.quantized import quantize
 
 LARGE = 1 << 22
 """Bytes from which a tensor gets pages of its own."""
@@ -174,6 +175,41 @@ class Quantized:
         stop = start + out.shape[dim]
         scales = whole(self.scales) if dim else narrow(self.scales, 0, start, stop)
         torch.mul(narrow(self.numbers, dim, start, stop), scales.unsqueeze(1), out=out)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What `Quantized` is stored as: of any matrix the 8-bit numbers, or with `scales` their rows' scales."""
+
+    matrix: Lazy
+    scales: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.matrix.shape[:1] if self.scales else self.matrix.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.scales else torch.int8
+
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        numbers, scales = quantize(whole(self.matrix))
+        out.copy_((scales if self.scales else numbers).narrow(dim, start, out.shape[dim]))
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A tensor in another dtype."""
+
+    tensor: Lazy
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        out.copy_(narrow(self.tensor, dim, start, start + out.shape[dim]))
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
