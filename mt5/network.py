@@ -13,6 +13,7 @@ from mt5.model import MT5, Cache
 from mt5.parallel import VocabularyLogProbs
 from mt5.rules import Row, Rules
 from mt5.settings import Settings
+from mt5.traced import Traced
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Network:
 
     def __init__(self, model: MT5, device: torch.device) -> None:
         self.model, self.device = model, device
+        self.traced = Traced(model) if Traced.serves(model) else None
 
     @property
     def health(self) -> Health:
@@ -63,8 +65,8 @@ class Network:
     ) -> Generator[list[list[Row]], Iterable[int] | None, None]:
         """Decode a batch; takes and yields after every step what `generate.decode` does."""
         source, mask = self._batch(sources)
-        cache = self.model.start(self.model.encode(source, mask), mask)
-        yield from decode(_Decoder(self.model, cache, self.device), rules, settings)
+        cache = self.model.start(self._encode(source, mask), mask)
+        yield from decode(_Decoder(self, cache), rules, settings)
 
     @torch.inference_mode()
     def score(
@@ -78,7 +80,7 @@ class Network:
             [[*target, *[0] * (width - len(target))] for target in targets], device=self.device
         )
         start = torch.full_like(labels[:, :1], self.model.config.start_id)
-        cache = self.model.start(self.model.encode(source, mask), mask)
+        cache = self.model.start(self._encode(source, mask), mask)
         hidden = self.model.decode(torch.cat([start, labels[:, :-1]], 1), cache)
         log_probs = self.model.log_probs(hidden)
         values, ranks = log_probs.at(labels).tolist(), log_probs.rank(labels).tolist()
@@ -109,6 +111,9 @@ class Network:
         weights = model.shard.sum(torch.cat(attended)) / model.shard.size
         return weights.tolist()
 
+    def _encode(self, source: Tensor, mask: Tensor | None) -> Tensor:
+        return (self.traced or self.model).encode(source, mask)
+
     def _batch(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
         """Pad to one length: ids [batch, source] and a mask like it, None when nothing is padded."""
         lengths = torch.tensor([len(source) for source in sources], device=self.device)
@@ -126,11 +131,13 @@ class Network:
 class _Decoder:
     """The model as decoding sees it."""
 
-    def __init__(self, model: MT5, cache: Cache, device: torch.device) -> None:
-        self.model, self.cache, self.device = model, cache, device
+    def __init__(self, network: Network, cache: Cache) -> None:
+        self.model, self.traced, self.device = network.model, network.traced, network.device
+        self.cache = cache
 
     def step(self, tokens: Tensor) -> VocabularyLogProbs:
-        hidden = self.model.decode(tokens.to(self.device), self.cache)
+        traced = self.traced is not None and tokens.shape[1] == 1 and self.cache.length
+        hidden = (self.traced if traced else self.model).decode(tokens.to(self.device), self.cache)
         return self.model.log_probs(hidden[:, -1])
 
     def read(self, tokens: Tensor) -> VocabularyLogProbs:

@@ -60,7 +60,7 @@ class Packed(Protocol):
 
     shape: torch.Size
 
-    def product(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
     def rows(self, ids: Tensor) -> Tensor: ...
 
 
@@ -72,7 +72,7 @@ def product(x: Tensor, weight: "Tensor | Packed") -> Tensor:
     which does the same within its registers.
     """
     if not isinstance(weight, Tensor):
-        return weight.product(x)
+        return weight(x)
     slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not _bfloat16_units()
     if weight.dtype == x.dtype and not (slow and x.numel() > x.shape[-1]):
         tall = weight.shape[0] >= TALL and x.dtype == torch.float32 and x.device.type == "cpu"

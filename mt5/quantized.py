@@ -8,7 +8,7 @@ import re
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 SMALL = 1 << 16
@@ -29,11 +29,12 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (wide / scales.unsqueeze(1)).round_().to(torch.int8), scales
 
 
-class Int8:
+class Int8(nn.Module):
     """8-bit weights with a scale per row; the activations are quantised anew for every product."""
 
     def __init__(self, numbers: Tensor, scales: Tensor, *, table: bool = False) -> None:
         """numbers: [rows, columns] int8. scales: [rows]. table: keep the rows for `rows`."""
+        super().__init__()
         self.shape, self._scales = numbers.shape, scales.float()
         self._numbers: Tensor | None = numbers
         if not table:
@@ -43,7 +44,7 @@ class Int8:
     def of(cls, weight: Tensor, *, table: bool = False) -> "Int8":
         return cls(*quantize(weight), table=table)
 
-    def product(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ: [..., columns] -> [..., rows]."""
         return torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=not EIGHT_BITS)
 
@@ -52,7 +53,7 @@ class Int8:
         return self._numbers[ids] * self._scales[ids].unsqueeze(-1)
 
     def pack(self) -> None:
-        """Make a table ready for `product` too."""
+        """Make a table ready for products too."""
         self._packed = self._pack(self._numbers)
 
     def _pack(self, numbers: Tensor) -> torch.ScriptObject:
@@ -64,11 +65,12 @@ class Int8:
             return torch.ops.quantized.linear_prepack(tensor, None)
 
 
-class Half:
+class Half(nn.Module):
     """16-bit weights. float16 holds what bfloat16 does, but for numbers below 6e-8, which become zero."""
 
     def __init__(self, weight: Tensor, *, table: bool = False) -> None:
         """weight: [rows, columns], within ±65,504. table: keep the rows for `rows`."""
+        super().__init__()
         self.shape = weight.shape
         self._table = weight if weight.dtype.itemsize == 2 else weight.half()
         if not table:
@@ -79,7 +81,7 @@ class Half:
         """Packed, or as float32 where a number is too large."""
         return cls(weight, table=table) if weight.abs().amax() <= LARGEST_FLOAT16 else weight.float()
 
-    def product(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ: [..., columns] -> [..., rows]."""
         return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
 
@@ -88,7 +90,7 @@ class Half:
         return F.embedding(ids, self._table).float()
 
     def pack(self) -> None:
-        """Make a table ready for `product` too."""
+        """Make a table ready for products too."""
         self._packed = self._pack(self._table)
 
     def _pack(self, weight: Tensor) -> torch.ScriptObject:

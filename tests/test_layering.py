@@ -16,7 +16,7 @@ LAYERS = (
     ("errors",),
     ("config", "parallel", "quantized", "threads", "results", "rules", "settings"),
     ("tokenizer", "languages", "model", "info"),
-    ("infill", "corruption", "generate"),
+    ("infill", "corruption", "generate", "traced"),
     ("figures", "batch", "network", "checkpoint"),
     ("rank", "codec", "record", "tasks"),
     ("group", "scheduler"),

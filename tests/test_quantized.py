@@ -36,7 +36,7 @@ def test_products_and_rows_are_near_those_of_float32(kind, tolerance):
     packed = kind.of(weight, table=True)
     packed.pack()
     # 7 to 8 bits of an activation whose largest is near 4, or 11 bits of a weight
-    assert torch.allclose(packed.product(x), x @ weight.T, atol=tolerance)
+    assert torch.allclose(packed(x), x @ weight.T, atol=tolerance)
     assert torch.allclose(packed.rows(torch.tensor([[7, 0]])), weight[[7, 0]], atol=2e-3)
 
 
