@@ -8,11 +8,12 @@ CHECKPOINT ?= assets/model
 DTYPE ?= auto
 TP ?= 1
 SECONDS ?= 60
+SHORT ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-fast test-nightly test-3b lint fuzz load audit sbom screenshots browser
+.PHONY: run test test-fast test-nightly test-3b lint fuzz load audit sbom screenshots browser bench
 .DELETE_ON_ERROR:
 
 run: .venv/run.stamp
@@ -88,4 +89,14 @@ browser:
 
 .venv/audit.stamp: requirements-audit.txt .venv/run.stamp
 	$(PIP) -r requirements-audit.txt
+	@touch $@
+
+# Speed, memory and error beside the peers, which get a virtual environment of their own.
+bench: .bench/venv.stamp
+	.bench/venv/bin/python -m benchmarks $(if $(SHORT),--short)
+
+.bench/venv.stamp: requirements.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv .bench/venv
+	@echo "Installing the peers …"
+	.bench/venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
 	@touch $@

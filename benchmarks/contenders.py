@@ -1,0 +1,146 @@
+"""Who is measured. Each writes exactly so many tokens, fills prompts by its own rules, and scores targets."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+Ids = Sequence[Sequence[int]]
+LONGEST = 20
+"""Tokens at which a peer that fills a prompt is stopped."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """generate: greedy, exactly n tokens for each source. fill: to the contender's own end, `turn` the how
+    manieth time. score: log-probabilities of a target. bits: of the weights that a token takes."""
+
+    generate: Callable[[Ids, int], list[list[int]]]
+    fill: Callable[[Ids, Sequence[str], int], object]
+    score: Callable[[Sequence[int], Sequence[int]], list[float]]
+    bits: int
+
+
+def ours(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Contender:
+    import mt5
+
+    engine = mt5.open(path, dtype=dtype)
+    torch.set_num_threads(threads)
+
+    def generate(sources: Ids, tokens: int) -> list[list[int]]:
+        found = engine.generate(sources, max_new_tokens=tokens, stop=False)
+        return [list(one.ids) for one in found]
+
+    def fill(sources: Ids, prompts: Sequence[str], turn: int) -> object:
+        # another limit, which none of the prompts reaches, because the engine remembers its answers
+        return engine.fill(list(prompts), num_alternatives=0, max_new_tokens=LONGEST + turn)
+
+    return Contender(generate, fill, engine.log_probs, bits)
+
+
+def transformers(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Contender:
+    from transformers import MT5ForConditionalGeneration
+
+    model = MT5ForConditionalGeneration.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+
+    def run(sources: Ids, **limits: int) -> list[list[int]]:
+        torch.set_num_threads(threads)
+        width = max(map(len, sources))
+        ids = torch.tensor([[*source, *[0] * (width - len(source))] for source in sources])
+        found = model.generate(
+            ids, attention_mask=(ids != 0).long(), do_sample=False, num_beams=1,
+            output_scores=True, return_dict_in_generate=True, **limits,
+        )  # fmt: skip
+        model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
+        return found.sequences[:, 1:].tolist()
+
+    def score(source: Sequence[int], target: Sequence[int]) -> list[float]:
+        with torch.inference_mode():
+            logits = model(
+                input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[0, *target[:-1]]])
+            ).logits
+        log_probs = logits[0].float().log_softmax(-1)
+        return log_probs.gather(-1, torch.tensor(target).unsqueeze(-1)).squeeze(-1).tolist()
+
+    return Contender(
+        lambda sources, tokens: run(sources, max_new_tokens=tokens, min_new_tokens=tokens),
+        lambda sources, prompts, turn: run(sources, max_new_tokens=LONGEST),
+        score,
+        bits,
+    )
+
+
+def ctranslate2(path: Path, folder: Path, dtype: str, bits: int, threads: int) -> Contender:
+    import ctranslate2
+
+    converted = folder / f"ctranslate2-{path.name}-{dtype}"
+    if not converted.exists():
+        made = converted.with_name(converted.name + ".made")
+        shutil.rmtree(made, ignore_errors=True)
+        _converter(path).convert(str(made), quantization=dtype)
+        made.rename(converted)
+    model = ctranslate2.Translator(
+        str(converted), device="cpu", compute_type=dtype, intra_threads=threads, inter_threads=1
+    )
+
+    def run(sources: Ids, **limits: int) -> list[list[int]]:
+        named = [list(map(str, source)) for source in sources]
+        found = model.translate_batch(named, beam_size=1, return_scores=True, max_batch_size=0, **limits)
+        return [list(map(int, one.hypotheses[0])) for one in found]
+
+    def score(source: Sequence[int], target: Sequence[int]) -> list[float]:
+        [found] = model.score_batch([list(map(str, source))], [list(map(str, target))])
+        return found.log_probs[: len(target)]
+
+    return Contender(
+        lambda sources, tokens: run(sources, min_decoding_length=tokens, max_decoding_length=tokens),
+        lambda sources, prompts, turn: run(sources, max_decoding_length=LONGEST),
+        score,
+        bits,
+    )
+
+
+def _converter(path: Path) -> object:
+    from ctranslate2.converters import TransformersConverter
+
+    class Numbers:
+        """A vocabulary whose tokens are their own numbers."""
+
+        pad_token, eos_token, unk_token = "0", "1", "2"
+
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def get_vocab(self) -> dict[str, int]:
+            return {str(number): number for number in range(self.size)}
+
+        def convert_ids_to_tokens(self, number: int) -> str:
+            return str(number)
+
+    class Converter(TransformersConverter):
+        def load_model(self, kind: type, name: str, **options: object) -> object:
+            model = super().load_model(kind, name, **options)
+            # transformers 5 says so of every mT5, and the converter would scale the logits
+            model.config.tie_word_embeddings = False
+            self.size = model.config.vocab_size
+            return model
+
+        def load_tokenizer(self, kind: type, name: str, **options: object) -> Numbers:
+            return Numbers(self.size)
+
+    return Converter(str(path))
+
+
+CONTENDERS: dict[str, Callable[[Path, Path, int], Contender]] = {
+    "ours int8": lambda path, folder, threads: ours(path, folder, "int8", 8, threads),
+    "ours float16": lambda path, folder, threads: ours(path, folder, "float16", 16, threads),
+    "ours float32": lambda path, folder, threads: ours(path, folder, "float32", 32, threads),
+    "CTranslate2 int8": lambda path, folder, threads: ctranslate2(path, folder, "int8", 8, threads),
+    "CTranslate2 float32": lambda path, folder, threads: ctranslate2(path, folder, "float32", 32, threads),
+    "transformers bfloat16": lambda path, folder, threads: transformers(
+        path, folder, "bfloat16", 16, threads
+    ),
+    "transformers float32": lambda path, folder, threads: transformers(path, folder, "float32", 32, threads),
+}
