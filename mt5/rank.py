@@ -22,7 +22,7 @@ from mt5.network import Network
 from mt5.parallel import Shard
 
 BEAT_S = 1.0
-JOIN_S = 15.0
+JOIN_S = 12.0
 COLLECTIVE_S = 60.0
 """Ranks are at most a few operations apart: who waits so long for the others waits in vain."""
 

@@ -61,8 +61,8 @@ def test_logits_of_the_embedded_model_are_those_of_transformers(request):
     folder = request.config.rootpath / "assets" / "model"
     reference = MT5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     model = open_checkpoint(folder).load(dtype=torch.float32, device=CPU)
-    # either network is up to 1e-4 from float64; the logits reach 14
-    assert difference(reference, model, 16_384) < 2e-4
+    # float32 sums in another order; the logits here reach 14
+    assert difference(reference, model, 16_384) < 1e-4
 
 
 def test_cross_attention_is_that_of_transformers(request):
