@@ -4,12 +4,15 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from mt5.errors import PromptError
 from mt5.results import Attention, Filled, Sweep, Token
 
+Part = dict[str, Any]
+"""A part of a figure, as plotly takes it."""
 HEIGHT = 300  # pixels: the page does not jump while tokens arrive
 MAP_HEIGHT = 420
 ROW = 24  # of a bar that lies
@@ -123,13 +126,11 @@ def languages(
     ]
     numbers = list(range(len(names)))
     bars = _bars(bits, [plain(_short(text)) for text in texts], names, unit, orientation="h")
-    figure = go.Figure(bars.update(x=bits, y=numbers))
-    _lay_out(figure, title, height=ROW * max(len(names), 4) + 108, left=120)
-    _name(figure.update_yaxes, numbers, names)
-    figure.update_yaxes(range=[len(names) - 0.4, -0.6])
     # the text beside the longest bar needs room
-    _measure(figure.update_xaxes, unit, [1.8 * value for value in bits if value is not None])
-    return figure
+    xaxis = _measured(unit, [1.8 * value for value in bits if value is not None])
+    yaxis = _named(numbers, names) | {"range": [len(names) - 0.4, -0.6]}
+    height = ROW * max(len(names), 4) + 108
+    return _figure(bars | {"x": bits, "y": numbers}, title, xaxis, yaxis, height=height, left=120)
 
 
 def attention(
@@ -157,23 +158,19 @@ def attention(
         for row, line in zip(rows, weights, strict=True)
     ]
     last = len(COLOURS) - 1
-    figure = go.Figure(
-        go.Heatmap(
-            z=[[weight if math.isfinite(weight) else None for weight in line] for line in weights],
-            zmin=0,
-            colorscale=[[number / last, colour] for number, colour in enumerate(COLOURS)],
-            colorbar={"thickness": 12, "tickformat": ".0%", "outlinewidth": 0},
-            hovertext=hover,
-            hovertemplate="%{hovertext}<extra></extra>",
-        )
-    )
-    _lay_out(figure, title, height=MAP_HEIGHT, left=96)
-    figure.update_layout(dragmode="zoom")
-    _name(figure.update_xaxes, list(range(len(columns))), columns)
-    _name(figure.update_yaxes, list(range(len(rows))), rows)
-    figure.update_xaxes(title={"text": plain(read)})
-    figure.update_yaxes(title={"text": plain(written)}, range=[len(rows) - 0.5, -0.5])
-    return figure
+    cells = {
+        "type": "heatmap",
+        "z": [[weight if math.isfinite(weight) else None for weight in line] for line in weights],
+        "zmin": 0,
+        "colorscale": [[number / last, colour] for number, colour in enumerate(COLOURS)],
+        "colorbar": {"thickness": 12, "tickformat": ".0%", "outlinewidth": 0},
+        "hovertext": hover,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+    xaxis = _named(list(range(len(columns))), columns) | {"title": {"text": plain(read)}}
+    yaxis = _named(list(range(len(rows))), rows) | {"title": {"text": plain(written)}}
+    yaxis["range"] = [len(rows) - 0.5, -0.5]
+    return _figure(cells, title, xaxis, yaxis, height=MAP_HEIGHT, left=96, dragmode="zoom")
 
 
 def bits_of(log_probs: Iterable[float]) -> float | None:
@@ -194,65 +191,72 @@ def _columns(
     numbers = list(range(len(labels)))
     texts = [MISSING if value is None else f"{value:.1f}" for value in bits]
     bars = _bars(bits, texts, hover or labels, unit, orientation="v")
-    figure = go.Figure(bars.update(x=numbers, y=bits))
-    _lay_out(figure, title, height=HEIGHT, left=48)
-    _name(figure.update_xaxes, numbers, labels)
-    figure.update_xaxes(range=[-0.6, max(len(labels), 4) - 0.4])
-    _measure(figure.update_yaxes, unit, [1.2 * value for value in bits if value is not None])
-    return figure
+    xaxis = _named(numbers, labels) | {"range": [-0.6, max(len(labels), 4) - 0.4]}
+    yaxis = _measured(unit, [1.2 * value for value in bits if value is not None])
+    return _figure(bars | {"x": numbers, "y": bits}, title, xaxis, yaxis, height=HEIGHT, left=48)
 
 
 def _bars(
     bits: Sequence[float | None], texts: Sequence[str], hover: Sequence[str], unit: str, *, orientation: str
-) -> go.Bar:
+) -> Part:
     """Bars whose colours are those of the probabilities; where they stand is not yet said."""
     length = "y" if orientation == "v" else "x"
-    return go.Bar(
-        orientation=orientation,
-        marker={
+    return {
+        "type": "bar",
+        "orientation": orientation,
+        "marker": {
             "color": [COLOURS[step(0.0 if value is None else 2**-value) - 1] for value in bits],
             "line": {"color": "#767676", "width": 1},
         },
-        text=texts,
-        textposition="outside",
-        cliponaxis=False,
-        hovertext=[plain(text) for text in hover],
-        hovertemplate=f"%{{hovertext}}: %{{{length}:.2f}} {plain(unit)}<extra></extra>",
-    )
+        "text": texts,
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertext": [plain(text) for text in hover],
+        "hovertemplate": f"%{{hovertext}}: %{{{length}:.2f}} {plain(unit)}<extra></extra>",
+    }
 
 
-def _lay_out(figure: go.Figure, title: str, *, height: int, left: int) -> None:
-    """What all figures have in common; sizes in pixels."""
-    figure.update_layout(
-        template="none",
-        height=height,
-        title={"text": plain(title), "x": 0, "xref": "paper", "font": {"size": 14}},
-        margin={"l": left, "r": 12, "t": 44, "b": 64},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        showlegend=False,
-        bargap=0.35,
-        dragmode=False,
-    )
+def _figure(
+    drawn: Part, title: str, xaxis: Part, yaxis: Part, *, height: int, left: int, dragmode: str | bool = False
+) -> go.Figure:
+    """What is drawn, with what all figures have in common; sizes in pixels.
+
+    Made at once: plotly takes ten times as long for a figure that is changed step by step.
+    """
+    layout = {
+        "template": "none",
+        "height": height,
+        "title": {"text": plain(title), "x": 0, "xref": "paper", "font": {"size": 14}},
+        "margin": {"l": left, "r": 12, "t": 44, "b": 64},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "showlegend": False,
+        "bargap": 0.35,
+        "dragmode": dragmode,
+        "xaxis": xaxis,
+        "yaxis": yaxis,
+    }
+    return go.Figure({"data": [drawn], "layout": layout})
 
 
-def _name(update_axes: Callable[..., object], numbers: Sequence[int], labels: Sequence[str]) -> None:
-    """Write the labels along an axis, of very many every second, third, …"""
+def _named(numbers: Sequence[int], labels: Sequence[str]) -> Part:
+    """An axis with the labels along it, of very many every second, third, …"""
     every = -(-len(labels) // MOST_SHOWN) or 1
     texts = [plain(_short(label)).replace("\n", "<br>") for label in labels]
-    update_axes(
-        tickvals=list(numbers)[::every],
-        ticktext=texts[::every],
-        showgrid=False,
-        zeroline=False,
-        automargin=True,
-    )
+    return {
+        "tickvals": list(numbers)[::every],
+        "ticktext": texts[::every],
+        "showgrid": False,
+        "zeroline": False,
+        "automargin": True,
+    }
 
 
-def _measure(update_axes: Callable[..., object], unit: str, ends: Sequence[float]) -> None:
-    """Write bits along an axis."""
-    update_axes(title={"text": plain(unit)}, gridcolor=GRID, zeroline=False, range=[0, max([1.2, *ends])])
+def _measured(unit: str, ends: Sequence[float]) -> Part:
+    """An axis with bits along it."""
+    end = max([1.2, *ends])
+    return {"title": {"text": plain(unit)}, "gridcolor": GRID, "zeroline": False, "range": [0, end]}
 
 
 def _short(text: str) -> str:

@@ -9,6 +9,7 @@ from mt5.web.charts import WATCH
 from mt5.web.faultlog import keep_words_out
 from mt5.web.guard import guarding
 from mt5.web.models import Models
+from mt5.web.sessions import keep_little
 
 ROOT = Path(__file__).resolve().parents[2]
 # Latin first, then the scripts of the other languages; every one is the reader's own font
@@ -64,6 +65,7 @@ def theme() -> gr.themes.Base:
 def serving(models: Models) -> dict[str, Any]:
     """Options of `launch`: nothing loaded from elsewhere, nothing kept, no faults shown, and a guard."""
     keep_words_out()
+    keep_little()
     hidden = {"docs_url": None, "redoc_url": None, "openapi_url": None}
     return {
         "theme": theme(),
