@@ -16,6 +16,7 @@ from mt5.settings import Settings
 from mt5.web import charts, chips
 from mt5.web.export import nothing
 from mt5.web.faults import SAID, fault
+from mt5.web.sessions import left
 from mt5.web.text import Text
 
 
@@ -103,7 +104,10 @@ def streamed(
         chosen, info = Settings(**settings), engine.info
         for fill, show, draw in charts.paced(engine.stream(prompt, given=given, **settings), busy_s):
             answer = Answer(fill, chosen, given, info, spoken)
-            yield views(answer, text, draw=draw) if show else [gr.skip()] * 6  # still a chance to stop
+            if left():
+                return
+            if show:
+                yield views(answer, text, draw=draw)
         yield views(answer, text, draw=True)
     except SAID as error:
         yield [*[gr.skip()] * 5, fault(error, prompt, text)]

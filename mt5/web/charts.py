@@ -14,6 +14,7 @@ from mt5.web.text import Text
 from mt5.web.words import Words
 
 SHOW_S, REDRAW_S = 0.25, 0.5  # chips and chart change at most so often
+FEW = 4  # answers written at once; the more there are, the seldomer each is shown
 # a figure may take the browser so much of the time; until the page has measured it, one takes so long
 SHARE, UNKNOWN_S = 0.25, 0.5
 
@@ -36,6 +37,8 @@ element.addEventListener('click', (event) => {
 });
 """
 FORMATS = ("svg", "png")
+written: set[object] = set()
+"""What stands for each of the answers that are written now."""
 
 
 def drawn(figure: Any, name: str, *, zoom: bool = False) -> PlotData:
@@ -78,8 +81,14 @@ def paced(results: Iterator[Fill], busy_s: object = None) -> Iterator[tuple[Fill
     known = isinstance(busy_s, int | float) and 0 <= busy_s < 60
     redraw_s = max(REDRAW_S, (busy_s if known else UNKNOWN_S) / SHARE)
     shown_at = drawn_at = -math.inf
-    for result in results:
-        now = time.monotonic()
-        show, draw = now - shown_at > SHOW_S, now - drawn_at > redraw_s
-        shown_at, drawn_at = now if show else shown_at, now if show and draw else drawn_at
-        yield result, show, show and draw
+    own = object()
+    written.add(own)
+    try:
+        for result in results:
+            now = time.monotonic()
+            show_s = SHOW_S * max(1, len(written) / FEW)
+            show, draw = now - shown_at > show_s, now - drawn_at > redraw_s
+            shown_at, drawn_at = now if show else shown_at, now if show and draw else drawn_at
+            yield result, show, show and draw
+    finally:
+        written.discard(own)

@@ -8,17 +8,30 @@ def keep_little() -> None:
     """Let Gradio keep no description of every component for every tab, which only its deep links need.
 
     On a page of this size that took half a megabyte a tab and a fortieth of a second of its first request,
-    and held what the tab was asked last.
+    some of every later one, and held what the tab was asked last.
     """
     from gradio.state_holder import SessionState
 
     def begin(self: Any, blocks: Any) -> None:
         self.blocks_config = copy(blocks.default_config)
+        self.blocks_config.config_for_block = _undescribed
         self.config_values, self.state_data, self._state_ttl = {}, {}, {}
         self.is_closed, self.STATE_TTL_WHEN_CLOSED = False, 600  # seconds for a tab that comes back
 
-    def nothing(self: Any, *_: Any) -> None:
-        """A description that is not kept is not brought up to date."""
-
     hooks: Any = SessionState
-    hooks.__init__, hooks._update_config, hooks._update_value_in_config = begin, nothing, nothing
+    hooks.__init__ = begin
+
+
+def _undescribed(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+def left() -> bool:
+    """Whether whoever asked for what this thread works on has gone, or wants no more of it."""
+    from gradio.context import LocalContext
+
+    blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    if blocks is None or event_id is None:  # nobody waits in the queue for it
+        return False
+    running = [event for events in blocks._queue.active_jobs for event in events or ()]
+    return not any(event._id == event_id and event.alive for event in running)
