@@ -2,8 +2,10 @@
 
 import math
 import re
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,11 +15,29 @@ from mt5.results import Attention, Filled, Sweep, Token
 
 Part = dict[str, Any]
 """A part of a figure, as plotly takes it."""
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How the reader writes numbers.
+
+    number(2.5, 1): with so many digits after the decimal sign. percent(0.25): a probability. separators: the
+    decimal sign and what parts thousands, as plotly takes them.
+    """
+
+    number: Callable[[float, int], str] = "{:,.{}f}".format
+    percent: Callable[[float], str] = "{:.1%}".format
+    separators: str = ".,"
+
+
+ENGLISH = Notation()
 HEIGHT = 300  # pixels: the page does not jump while tokens arrive
 MAP_HEIGHT = 420
+ROWS_HEIGHT = 200  # or more
 ROW = 24  # of a bar that lies
 MOST_SHOWN = 60  # bars; more cannot be read
-LONGEST_LABEL = 32  # characters
+LONGEST_LABEL, SHORT_LABEL = 32, 16  # characters
+LONGEST_TITLE = 44  # characters of a line
 MISSING = "–"  # in place of a number that is none, or of an answer that was not written
 GRID = "rgba(128, 128, 128, 0.35)"
 SPACE = "▁"  # how a piece spells the space before it
@@ -74,19 +94,28 @@ def plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def surprise(tokens: Sequence[Token], *, title: str = "Surprise", unit: str = "bits") -> go.Figure:
+def surprise(
+    tokens: Sequence[Token], *, title: str = "Surprise", unit: str = "bits", notation: Notation = ENGLISH
+) -> go.Figure:
     """A bar per chip, −log2 of its probability, in the order of writing."""
     shown = joined(tokens)[:MOST_SHOWN]
     bits = [bits_of(token.log_prob for token in together) for _, together in shown]
-    return _columns([spelling(piece) for piece, _ in shown], bits, title=title, unit=unit)
+    labels = [spelling(piece) for piece, _ in shown]
+    return _columns(labels, bits, labels, title=title, unit=unit, notation=notation)
 
 
-def sweep(result: Sweep, *, title: str = "Surprise of each word", unit: str = "bits") -> go.Figure:
+def sweep(
+    result: Sweep,
+    *,
+    title: str = "Surprise of each word",
+    unit: str = "bits",
+    notation: Notation = ENGLISH,
+) -> go.Figure:
     """A bar per word, with what the model would have written in its place."""
     shown = result.words[:MOST_SHOWN]
     bits = [bits_of([word.score.log_prob]) for word in shown]
     hover = [f"{word.word} ({word.fill.text.strip()})" for word in shown]
-    return _columns([word.word for word in shown], bits, hover, title=title, unit=unit)
+    return _columns([word.word for word in shown], bits, hover, title=title, unit=unit, notation=notation)
 
 
 def comparison(
@@ -96,41 +125,35 @@ def comparison(
     names: tuple[str, str] = ("yours", "the model's"),
     title: str = "Surprise of each answer",
     unit: str = "bits",
+    notation: Notation = ENGLISH,
 ) -> go.Figure:
-    """Two bars per gap: an answer, and beside it what the model wrote."""
+    """Two bars per gap, from the top: an answer, and under it what the model wrote."""
     pairs = [
         pair for both in zip(own.spans, model.spans, strict=True) for pair in zip(both, names, strict=True)
     ]
     shown = pairs[:MOST_SHOWN]
     bits = [bits_of(token.log_prob for token in span.tokens) for span, _ in shown]
-    labels = [f"{span.text.strip() or MISSING}\n{name}" for span, name in shown]
-    return _columns(labels, bits, title=title, unit=unit)
+    answers = [span.text.strip() or MISSING for span, _ in shown]
+    labels = [f"{_short(text, SHORT_LABEL)}\n{name}" for text, (_, name) in zip(answers, shown, strict=True)]
+    texts = [_number(value, notation) for value in bits]
+    return _rows(labels, bits, texts, answers, row=2 * ROW, title=title, unit=unit, notation=notation)
 
 
 def languages(
     names: Sequence[str],
     fills: Sequence[Filled],
     *,
-    percent: Callable[[float], str] = "{:.1%}".format,
     title: str = "Surprise in each language",
     unit: str = "bits",
+    notation: Notation = ENGLISH,
 ) -> go.Figure:
-    """A bar per language, from the top, with what fills the gaps and its probability.
-
-    percent: writes a probability, such as 0.25, for the reader.
-    """
+    """A bar per language, from the top, with what fills the gaps and its probability."""
     bits = [bits_of(token.log_prob for token in fill.tokens) for fill in fills]
     texts = [
-        f"{' · '.join(span.text.strip() for span in fill.spans)}  {_probability(value, percent)}"
+        f"{' · '.join(span.text.strip() for span in fill.spans)}  {_probability(value, notation)}"
         for fill, value in zip(fills, bits, strict=True)
     ]
-    numbers = list(range(len(names)))
-    bars = _bars(bits, [plain(_short(text)) for text in texts], names, unit, orientation="h")
-    # the text beside the longest bar needs room
-    xaxis = _measured(unit, [1.8 * value for value in bits if value is not None])
-    yaxis = _named(numbers, names) | {"range": [len(names) - 0.4, -0.6]}
-    height = ROW * max(len(names), 4) + 108
-    return _figure(bars | {"x": bits, "y": numbers}, title, xaxis, yaxis, height=height, left=120)
+    return _rows(names, bits, texts, texts, row=ROW, title=title, unit=unit, notation=notation)
 
 
 def attention(
@@ -140,7 +163,7 @@ def attention(
     title: str = "Cross-attention",
     read: str = "read",
     written: str = "written",
-    percent: Callable[[float], str] = "{:.1%}".format,
+    notation: Notation = ENGLISH,
 ) -> go.Figure:
     """A layer's map: a row for every piece written, from the top, a column for every piece read.
 
@@ -152,7 +175,7 @@ def attention(
     columns, rows = ([spelling(piece) for piece in pieces] for pieces in (result.source, result.target))
     hover = [
         [
-            f"{plain(row)} ← {plain(column)}: {percent(weight)}"
+            f"{plain(row)} ← {plain(column)}: {notation.percent(weight)}"
             for column, weight in zip(columns, line, strict=True)
         ]
         for row, line in zip(rows, weights, strict=True)
@@ -170,7 +193,7 @@ def attention(
     xaxis = _named(list(range(len(columns))), columns) | {"title": {"text": plain(read)}}
     yaxis = _named(list(range(len(rows))), rows) | {"title": {"text": plain(written)}}
     yaxis["range"] = [len(rows) - 0.5, -0.5]
-    return _figure(cells, title, xaxis, yaxis, height=MAP_HEIGHT, left=96, dragmode="zoom")
+    return _figure(cells, title, xaxis, yaxis, notation, height=MAP_HEIGHT, left=96, dragmode="zoom")
 
 
 def bits_of(log_probs: Iterable[float]) -> float | None:
@@ -182,28 +205,50 @@ def bits_of(log_probs: Iterable[float]) -> float | None:
 def _columns(
     labels: Sequence[str],
     bits: Sequence[float | None],
-    hover: Sequence[str] | None = None,
+    hover: Sequence[str],
     *,
     title: str,
     unit: str,
+    notation: Notation,
 ) -> go.Figure:
     """A column for each label, from the left."""
     numbers = list(range(len(labels)))
-    texts = [MISSING if value is None else f"{value:.1f}" for value in bits]
-    bars = _bars(bits, texts, hover or labels, unit, orientation="v")
+    texts = [_number(value, notation) for value in bits]
+    bars = _bars(bits, texts, hover, unit, notation) | {"orientation": "v", "x": numbers, "y": bits}
     xaxis = _named(numbers, labels) | {"range": [-0.6, max(len(labels), 4) - 0.4]}
     yaxis = _measured(unit, [1.2 * value for value in bits if value is not None])
-    return _figure(bars | {"x": numbers, "y": bits}, title, xaxis, yaxis, height=HEIGHT, left=48)
+    return _figure(bars, title, xaxis, yaxis, notation, height=HEIGHT, left=48)
+
+
+def _rows(
+    labels: Sequence[str],
+    bits: Sequence[float | None],
+    texts: Sequence[str],
+    hover: Sequence[str],
+    *,
+    row: int,
+    title: str,
+    unit: str,
+    notation: Notation,
+) -> go.Figure:
+    """A bar that lies for each label, from the top, `row` pixels for each; texts stand beside the bars."""
+    numbers = list(range(len(labels)))
+    shown = [plain(_short(text)) for text in texts]
+    bars = _bars(bits, shown, hover, unit, notation) | {"orientation": "h", "x": bits, "y": numbers}
+    # the text beside the longest bar needs room
+    xaxis = _measured(unit, [1.8 * value for value in bits if value is not None])
+    yaxis = _named(numbers, labels) | {"range": [len(labels) - 0.4, -0.6]}
+    return _figure(
+        bars, title, xaxis, yaxis, notation, height=max(row * len(labels) + 120, ROWS_HEIGHT), left=88
+    )
 
 
 def _bars(
-    bits: Sequence[float | None], texts: Sequence[str], hover: Sequence[str], unit: str, *, orientation: str
+    bits: Sequence[float | None], texts: Sequence[str], hover: Sequence[str], unit: str, notation: Notation
 ) -> Part:
     """Bars whose colours are those of the probabilities; where they stand is not yet said."""
-    length = "y" if orientation == "v" else "x"
     return {
         "type": "bar",
-        "orientation": orientation,
         "marker": {
             "color": [COLOURS[step(0.0 if value is None else 2**-value) - 1] for value in bits],
             "line": {"color": "#767676", "width": 1},
@@ -211,23 +256,37 @@ def _bars(
         "text": texts,
         "textposition": "outside",
         "cliponaxis": False,
-        "hovertext": [plain(text) for text in hover],
-        "hovertemplate": f"%{{hovertext}}: %{{{length}:.2f}} {plain(unit)}<extra></extra>",
+        "hovertext": [
+            plain(f"{text}: {_number(value, notation, 2)} {unit}")
+            for text, value in zip(hover, bits, strict=True)
+        ],
+        "hovertemplate": "%{hovertext}<extra></extra>",
     }
 
 
 def _figure(
-    drawn: Part, title: str, xaxis: Part, yaxis: Part, *, height: int, left: int, dragmode: str | bool = False
+    drawn: Part,
+    title: str,
+    xaxis: Part,
+    yaxis: Part,
+    notation: Notation,
+    *,
+    height: int,
+    left: int,
+    dragmode: str | bool = False,
 ) -> go.Figure:
     """What is drawn, with what all figures have in common; sizes in pixels.
 
     Made at once: plotly takes ten times as long for a figure that is changed step by step.
     """
+    lines = _wrapped(title)
+    place = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
     layout = {
         "template": "none",
         "height": height,
-        "title": {"text": plain(title), "x": 0, "xref": "paper", "font": {"size": 14}},
-        "margin": {"l": left, "r": 12, "t": 44, "b": 64},
+        "separators": notation.separators,
+        "title": {"text": "<br>".join(map(plain, lines)), "font": {"size": 14}, "pad": {"t": 8}, **place},
+        "margin": {"l": left, "r": 12, "t": 26 + 18 * len(lines), "b": 40},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
@@ -243,7 +302,7 @@ def _figure(
 def _named(numbers: Sequence[int], labels: Sequence[str]) -> Part:
     """An axis with the labels along it, of very many every second, third, …"""
     every = -(-len(labels) // MOST_SHOWN) or 1
-    texts = [plain(_short(label)).replace("\n", "<br>") for label in labels]
+    texts = ["<br>".join(plain(_short(line)) for line in label.split("\n")) for label in labels]
     return {
         "tickvals": list(numbers)[::every],
         "ticktext": texts[::every],
@@ -259,9 +318,19 @@ def _measured(unit: str, ends: Sequence[float]) -> Part:
     return {"title": {"text": plain(unit)}, "gridcolor": GRID, "zeroline": False, "range": [0, end]}
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+def _short(text: str, longest: int = LONGEST_LABEL) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _probability(bits: float | None, percent: Callable[[float], str]) -> str:
-    return MISSING if bits is None else percent(2**-bits)
+def _wrapped(title: str) -> list[str]:
+    """The lines of a title that fits a phone; an ideograph is as wide as two letters."""
+    wide = any(unicodedata.east_asian_width(sign) == "W" for sign in title)
+    return textwrap.wrap(title, LONGEST_TITLE // 2 if wide else LONGEST_TITLE) or [""]
+
+
+def _number(value: float | None, notation: Notation, digits: int = 1) -> str:
+    return MISSING if value is None else notation.number(value, digits)
+
+
+def _probability(bits: float | None, notation: Notation) -> str:
+    return MISSING if bits is None else notation.percent(2**-bits)

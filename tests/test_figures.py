@@ -61,14 +61,16 @@ def test_a_sweep_has_a_bar_for_each_word_and_says_what_the_model_would_have_writ
     figure = figures.sweep(Sweep("a c", tuple(words)))
     assert figure.data[0].y == pytest.approx([2.0, 0.0])
     assert list(figure.layout.xaxis.ticktext) == ["a", "c"]
-    assert list(figure.data[0].hovertext) == ["a (b)", "c ()"]
+    assert list(figure.data[0].hovertext) == ["a (b): 2.00 bits", "c (): 0.00 bits"]
 
 
-def test_an_answer_stands_beside_the_models() -> None:
+def test_an_answer_stands_above_the_models() -> None:
     own, model = filled(span("<b>", 0.125), span("x", 0.5)), filled(span("Paris", 0.5), BLANK)
     figure = figures.comparison(own, model, names=("mine", "its"))
-    assert figure.data[0].y == pytest.approx([3.0, 1.0, 1.0, 0.0])
-    assert list(figure.layout.xaxis.ticktext) == [
+    assert figure.data[0].x == pytest.approx([3.0, 1.0, 1.0, 0.0])
+    low, high = figure.layout.yaxis.range
+    assert low > high  # the first is on top
+    assert list(figure.layout.yaxis.ticktext) == [
         "&lt;b&gt;<br>mine", "Paris<br>its", "x<br>mine", "–<br>its",
     ]  # fmt: skip
 
@@ -83,6 +85,26 @@ def test_each_language_has_a_row_with_its_fill_and_probability() -> None:
     assert list(figure.layout.yaxis.ticktext) == ["Čeština", "日本語"]
     low, high = figure.layout.yaxis.range
     assert low > high  # the first is on top
+
+
+def test_numbers_are_written_as_the_reader_does() -> None:
+    notation = figures.Notation(lambda value, digits: f"{value:.{digits}f}".replace(".", ","), str, ", ")
+    one = filled(span("Paris", 0.25))
+    sweep = Sweep("a", (SweepWord(0, 1, "a", span("a", 0.25), BLANK),))
+    for figure in (
+        figures.surprise(one.tokens, notation=notation),
+        figures.sweep(sweep, notation=notation),
+        figures.comparison(one, one, notation=notation),
+    ):
+        assert figure.data[0].text[0] == "2,0" and figure.data[0].hovertext[0].endswith(": 2,00 bits")
+        assert figure.layout.separators == ", "
+    assert figures.languages(["x"], [one], notation=notation).data[0].text[0] == "Paris  0.25"
+
+
+def test_a_title_wraps_where_a_phone_ends() -> None:
+    title = "Surprise of what the model wrote in each language"
+    assert figures.surprise([], title=title).layout.title.text.replace("<br>", " ") == title
+    assert "<br>" in figures.surprise([], title="驚き" * 12).layout.title.text
 
 
 def test_attention_has_what_was_written_from_the_top_and_what_was_read_from_the_left() -> None:

@@ -1,18 +1,23 @@
 """The words of the page in every language it speaks: complete, plain, and its own."""
 
+import ast
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from string import Formatter
 
 import pytest
 
+from mt5.web.settings import FIELDS
 from mt5.web.text import FALLBACK, TEXTS, languages, written
 
 ENGLISH = written(FALLBACK)
+WEB = TEXTS.parents[1] / "mt5" / "web"
 OTHERS = [language for language in languages() if language != FALLBACK]
 ALIKE = {
-    "<mask>", "Beam search", "Beams", "bits", "Cross-attention", "CSV", "JSON", "Link", "Model", "NeMo",
+    "<mask>", "Beam search", "Beams", "bits", "Cross-attention", "Link", "Model", "{number} parameters",
     "Prompt", "Sampling", "Stop", "surprise {bits} bits", "Surprise", "Token", "Tokens", "Top-k", "Top-p",
 }  # fmt: skip
 """What may be spelt in another language as in English."""
@@ -31,6 +36,16 @@ every = pytest.mark.parametrize("language", languages())
 other = pytest.mark.parametrize("language", OTHERS)
 
 
+def strings(source: str) -> Iterator[str]:
+    """Every string of a program; of one that is put together, its fixed parts, with * between them."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            fixed = (part.value if isinstance(part, ast.Constant) else "*" for part in node.values)
+            yield "".join(map(str, fixed))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def placeholders(text: str) -> list[str]:
     return sorted(name for _, name, _, _ in Formatter().parse(text) if name is not None)
 
@@ -38,6 +53,14 @@ def placeholders(text: str) -> list[str]:
 @other
 def test_a_language_has_the_keys_of_english_in_their_order(language: str) -> None:
     assert list(written(language)) == list(ENGLISH)
+
+
+def test_every_text_is_said_somewhere() -> None:
+    said = {found for path in WEB.rglob("*.py") for found in strings(path.read_text(encoding="utf-8"))}
+    said |= {f"{field}_info" for field in FIELDS}
+    made = [found for found in said if re.fullmatch(r"\w+\*\w*", found)]
+    said |= {key for key in ENGLISH for one in made if fnmatchcase(key, one)}
+    assert set(ENGLISH) - said == set()
 
 
 @every

@@ -72,7 +72,7 @@ def sentence(answer: Answer, text: Text) -> str:
 
 def chart(fill: Fill, text: Text) -> dict[str, Any]:
     """The bars of surprise."""
-    figure = figures.surprise(fill.tokens, title=text("surprise_title"), unit=text("bits"))
+    figure = figures.surprise(fill.tokens, **charts.said("surprise_title", text))
     return charts.shown(charts.drawn(figure, "surprise"))
 
 

@@ -16,8 +16,8 @@ def drawn(attention: Any, layer: object, text: Text) -> dict[str, Any]:
     layers = len(attention.weights)
     number = int(layer) if isinstance(layer, int | float) and 1 <= layer <= layers else layers
     names = {"read": text("attention_source"), "written": text("attention_target")}
-    titles = {"title": text("attention_title"), "percent": text.percent, **names}
-    figure = figures.attention(attention, number - 1, **titles)
+    said = {"title": text("attention_title"), "notation": text.notation, **names}
+    figure = figures.attention(attention, number - 1, **said)
     return charts.shown(charts.drawn(figure, "attention", zoom=True))
 
 

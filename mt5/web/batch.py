@@ -13,12 +13,12 @@ from mt5.errors import PromptError
 from mt5.settings import Settings
 from mt5.tokenizer import MASK
 from mt5.web import chips, export, permalink
-from mt5.web.faults import SAID, fault
+from mt5.web.faults import SAID, explained, fault
 from mt5.web.settings import settings_of
 from mt5.web.tab import LIGHT, NOTED, OFF, Shell, Tab, heavy, stoppable
 from mt5.web.text import Text, text_of
 
-SIZE = "1 MB"
+SIZE_MB = 1
 SHOWN = 50  # rows
 EXAMPLE = "prompt\nLa capitale de la France est <mask>.\nThe capital of Japan is <mask>.\nno gap here\n"
 TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
@@ -74,7 +74,7 @@ def table(answer: Answer, text: Text) -> str:
     )
     rows = "".join(
         f'<tr><th scope="row">{text.number(number, 0)}</th>'
-        f"<td>{chips.visible(str(row['prompt']))}</td>{_filled(row)}</tr>"
+        f"<td>{chips.visible(str(row['prompt']))}</td>{_filled(row, text)}</tr>"
         for number, row in enumerate(answer.done[:SHOWN], 1)
     )
     more = len(answer.done) - SHOWN
@@ -82,9 +82,11 @@ def table(answer: Answer, text: Text) -> str:
     return f'<table class="rows"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{hint}'
 
 
-def _filled(row: dict[str, Any]) -> str:
+def _filled(row: dict[str, Any], text: Text) -> str:
     if row["error"]:
-        return f'<td class="wrong" lang="en">{chips.visible(row["error"])}</td>'
+        known = explained(row["prompt"], text, whole=False)
+        lang = "" if known else ' lang="en"'
+        return f'<td class="wrong"{lang}>{chips.visible(known or row["error"])}</td>'
     return f"<td>{chips.visible(row['text'])}</td>"
 
 
@@ -166,5 +168,5 @@ def _intro(text: Text) -> str:
 
 
 def _limits(text: Text) -> str:
-    limits = text("batch_file_info", rows=text.number(batch.MAX_ROWS, 0), size=SIZE)
+    limits = text("batch_file_info", rows=text.number(batch.MAX_ROWS, 0), size=text.size(SIZE_MB, "megabyte"))
     return f"{text('batch_file')} · {limits}"

@@ -14,7 +14,7 @@ from mt5.web.text import Text
 from mt5.web.words import Words
 
 SHOW_S, REDRAW_S = 0.25, 0.5  # chips and chart change at most so often
-FEW = 4  # answers written at once; the more there are, the seldomer each is shown
+FEW = 4  # answers written at once; with more of them, each is shown seldomer
 # a figure may take the browser so much of the time; until the page has measured it, one takes so long
 SHARE, UNKNOWN_S = 0.25, 0.5
 
@@ -39,6 +39,11 @@ element.addEventListener('click', (event) => {
 FORMATS = ("svg", "png")
 written: set[object] = set()
 """What stands for each of the answers that are written now."""
+
+
+def said(title: str, text: Text) -> dict[str, Any]:
+    """What a figure of surprise says in the reader's language. title: a key of the text."""
+    return {"title": text(title), "unit": text("bits"), "notation": text.notation}
 
 
 def drawn(figure: Any, name: str, *, zoom: bool = False) -> PlotData:
@@ -80,7 +85,8 @@ def paced(results: Iterator[Fill], busy_s: object = None) -> Iterator[tuple[Fill
     """
     known = isinstance(busy_s, int | float) and 0 <= busy_s < 60
     redraw_s = max(REDRAW_S, (busy_s if known else UNKNOWN_S) / SHARE)
-    shown_at = drawn_at = -math.inf
+    # in a crowd, an answer that is soon there is shown as a whole
+    shown_at = drawn_at = -math.inf if len(written) < FEW else time.monotonic()
     own = object()
     written.add(own)
     try:

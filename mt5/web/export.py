@@ -32,8 +32,7 @@ def build_saves(shell: Shell, result: gr.State, tab: str, makers: Mapping[str, M
     """A button for each format; `makers` turn the result into a file for SAVE."""
     file = gr.Textbox(visible="hidden", elem_id=f"{tab}-file")
     for format_, make in makers.items():
-        button = gr.Button(size="sm", min_width=70, elem_id=f"{tab}-{format_}")
-        shell.words.put(button, value=f"save_{format_}")
+        button = gr.Button(format_.upper(), size="sm", min_width=70, elem_id=f"{tab}-{format_}")
         made = button.click(_made(make), [shell.language, result], file, **NOTED)
         made.then(None, file, js=SAVE, **LIGHT)
 

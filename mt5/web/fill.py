@@ -40,7 +40,7 @@ SAVES = {
 def build_nemo(shell: Shell, result: gr.State) -> None:
     """A button that saves what NeMo's evaluation script would print, and by which model it is."""
     models, file = shell.models, gr.Textbox(visible="hidden", elem_id="nemo-file")
-    button = shell.words.put(gr.Button(size="sm", min_width=70, elem_id="fill-nemo"), value="save_nemo")
+    button = gr.Button("NeMo", size="sm", min_width=70, elem_id="fill-nemo")
 
     def save(language: str, answer: Answer | None) -> str:
         if answer is None:

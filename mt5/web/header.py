@@ -22,13 +22,13 @@ def model_line(models: Models, text: Text) -> str:
     own = Path(info.path).resolve() != EMBEDDED
     facts = [
         f"<strong>{escape(info.name)}</strong>",
-        text.html("parameters", number=text.number(info.parameters / 1e6)),
+        text.html("parameters", number=text.number(info.parameters)),
         escape(info.dtype),
         text.html("tensor_parallel", number=text.number(info.tensor_parallel, 0)),
         text.html("own_model" if own else "embedded_model"),
     ]
     if info.rank_memory:
-        sizes = " + ".join(f"{text.number(memory / 1e9, 2)} GB" for memory in info.rank_memory)
+        sizes = " + ".join(text.size(memory / 1e9, "gigabyte", 2) for memory in info.rank_memory)
         facts.append(text.html("rank_memory", sizes=sizes))
     if own:
         facts.append(text.html("load_time", number=text.number(info.load_s, 1)))

@@ -93,13 +93,8 @@ def views(answer: Answer | None, text: Text) -> list[Any]:
 
 def chart(answer: Answer, text: Text) -> dict[str, Any]:
     """A bar for each language."""
-    figure = figures.languages(
-        [language.endonym for language in LANGUAGES],
-        answer.fills,
-        percent=text.percent,
-        title=text("languages_title"),
-        unit=text("bits"),
-    )
+    names = [language.endonym for language in LANGUAGES]
+    figure = figures.languages(names, answer.fills, **charts.said("languages_title", text))
     return charts.shown(charts.drawn(figure, "languages"))
 
 

@@ -54,7 +54,7 @@ def measured(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
     guess = asked.guess.strip()
     own = engine.score(asked.prompt, [guess] * len(fill.spans)) if guess else fill
     names = (text("lesson_you") if guess else text("lesson_model"), text("lesson_model"))
-    figure = figures.comparison(own, fill, names=names, title=text("score_title"), unit=text("bits"))
+    figure = figures.comparison(own, fill, names=names, **charts.said("score_title", text))
     return shown, charts.drawn(figure, "surprise")
 
 

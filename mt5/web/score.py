@@ -80,8 +80,8 @@ def compared(answer: Answer, text: Text) -> str:
 def chart(answer: Answer, text: Text) -> dict[str, Any]:
     """Two bars for each gap."""
     names = (text("score_yours"), text("score_model"))
-    titles = {"title": text("score_title"), "unit": text("bits")}
-    figure = figures.comparison(answer.yours, answer.models, names=names, **titles)
+    said = charts.said("score_title", text)
+    figure = figures.comparison(answer.yours, answer.models, names=names, **said)
     return charts.shown(charts.drawn(figure, "score-surprise"))
 
 

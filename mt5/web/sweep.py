@@ -46,7 +46,7 @@ def views(answer: Answer | None, text: Text) -> list[Any]:
 
 def chart(sweep: Sweep, text: Text) -> dict[str, Any]:
     """A bar of surprise for each word."""
-    figure = figures.sweep(sweep, title=text("sweep_title"), unit=text("bits"))
+    figure = figures.sweep(sweep, **charts.said("sweep_title", text))
     return charts.shown(charts.drawn(figure, "sweep-surprise"))
 
 

@@ -3,18 +3,24 @@
 import html
 import json
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from babel import Locale
 from babel.numbers import format_compact_decimal, format_decimal, format_percent
+from babel.units import format_unit
 
+from mt5.figures import Notation
 from mt5.languages import LANGUAGES
 
 TEXTS = Path(__file__).resolve().parents[2] / "assets" / "text"
 FALLBACK = "en"
 LEAST_SHOWN = 1e-4  # a smaller share is "less than" it
+LARGEST_NAMED = 1e15  # a larger number is a power of ten
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 # gr.HTML reads its value as a template: what opens a placeholder there is spelt as a character reference
 TEMPLATE = str.maketrans({sign: f"&#{ord(sign)};" for sign in "${}`\\"})
 NORWEGIAN = {"nb": "no", "nn": "no"}
@@ -49,16 +55,35 @@ class Text:
             return self("not_available")
         if 0 <= probability < LEAST_SHOWN:
             return f"<\u00a0{self.percent(LEAST_SHOWN)}"
-        shape = "#,##0 %" if probability >= 0.995 else "#,##0.0 %" if probability >= 0.0995 else "#,##0.00 %"
-        return format_percent(probability, shape.replace(" ", "\u00a0"), locale=self.locale)
+        digits = "" if probability >= 0.995 else ".0" if probability >= 0.0995 else ".00"
+        whole = self.locale.percent_formats[None].pattern  # such as "#,##0 %"
+        shape = re.sub(r"0(?=\s?%)", f"0{digits}", whole)
+        return format_percent(probability, shape, locale=self.locale)
 
     def number(self, value: float, digits: int = 1) -> str:
         """In the reader's way; from a million on, in words."""
         if not math.isfinite(value):
             return self("not_available")
+        if abs(value) >= LARGEST_NAMED:
+            exponent = math.floor(math.log10(abs(value)))
+            return f"{self.number(value / 10.0**exponent)}\u00a0×\u00a010{str(exponent).translate(RAISED)}"
         if abs(value) >= 1e6:
-            return format_compact_decimal(value, format_type="long", fraction_digits=1, locale=self.locale)
+            formats = self.locale.compact_decimal_formats
+            kind: Literal["long", "short"] = "long" if "long" in formats else "short"
+            # as a whole number: a float's plural is that of 1.0, never that of 1
+            return format_compact_decimal(int(value), format_type=kind, fraction_digits=1, locale=self.locale)
         return format_decimal(value, "#,##0" + ("." + "0" * digits if digits else ""), locale=self.locale)
+
+    def size(self, value: float, unit: Literal["megabyte", "gigabyte"], digits: int = 0) -> str:
+        """Of memory or a file, in the reader's way."""
+        written = format_unit(self.number(value, digits), f"digital-{unit}", "short", locale=self.locale)
+        return re.sub("[Bb]yte$", "B", written)  # "Mbyte" where Babel knows no shorter
+
+    @property
+    def notation(self) -> Notation:
+        """How figures write numbers."""
+        symbols = self.locale.number_symbols["latn"]
+        return Notation(self.number, self.percent, symbols["decimal"] + symbols["group"])
 
 
 @cache
