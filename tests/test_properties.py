@@ -16,7 +16,7 @@ from mt5.infill import answer_ids, fill_of, mask_word, parse, splice, words
 from mt5.languages import LANGUAGES, examples
 from mt5.tokenizer import MASK, Tokenizer
 from tests.fake_engine import PIECES
-from tests.test_robust_inputs import Written
+from tests.written import Written
 
 TOKENIZER = Tokenizer.huggingface(PIECES.read_bytes())
 CRASHES = sorted(

@@ -1,4 +1,4 @@
-"""Prompts and settings that are odd or meant to harm (rows I2 to I15 of the table of faults).
+"""Prompts and settings that are odd or meant to harm (rows I4 to I15 of the table of faults).
 
 Those that need a page that is served: test_robust_network.py; a browser: tests/browser.
 """
@@ -6,8 +6,6 @@ Those that need a page that is served: test_robust_network.py; a browser: tests/
 import json
 import math
 import time
-import unicodedata
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -21,27 +19,9 @@ from mt5.settings import Settings
 from mt5.tokenizer import MASK, SENTINELS, Tokenizer
 from mt5.web import chips
 from tests.fake_engine import PIECES, FakeInfo
+from tests.written import Written
 
 TOKENIZER = Tokenizer.huggingface(PIECES.read_bytes())
-
-
-@pytest.mark.parametrize(
-    ("prompt", "said"),
-    [("<mask>" + "a" * 3995, "4,001 characters; at most 4,000"), (MASK + "a" * 60_000_000, "at most 4,000")],
-    ids=["4,001", "60 million"],
-)
-def test_i2_a_prompt_that_is_too_long_names_the_limit(prompt: str, said: str) -> None:
-    with pytest.raises(PromptError, match=said):
-        parse(prompt)
-
-
-@pytest.mark.parametrize(
-    "prompt", ["", " ", "no gap", None, {}, {"prompt": MASK}, [], [MASK], 7, b"<mask>", True]
-)
-def test_i3_what_is_no_prompt_is_refused_in_one_line(prompt: object) -> None:
-    with pytest.raises(PromptError) as caught:
-        parse(prompt)
-    assert str(caught.value).isprintable()
 
 
 def test_i4_a_hundred_masks_are_read_and_more_are_refused_by_the_limit() -> None:
@@ -68,7 +48,7 @@ def test_i5_a_typed_control_token_stays_letters(typed: str) -> None:
 def test_i7_a_character_that_cannot_be_seen_is_spelt_out_and_kept(character: str) -> None:
     prompt = f"a{character}b {MASK}"
     assert splice(parse(prompt), ["x"]) == f"a{character}b x"
-    assert f"U+{ord(character):04X}" in chips.visible(prompt) or unicodedata.category(character) == "Mn"
+    assert f"U+{ord(character):04X}" in chips.visible(prompt)
 
 
 @given(
@@ -87,20 +67,23 @@ def test_i9_markup_is_shown_as_it_is_written(typed: str) -> None:
     assert "<" not in chips.visible(typed)
 
 
-@pytest.mark.parametrize("filling", ["<" * 3994, "(a+)+$" * 600, "{0}%s{{" * 500, "<mask" * 790, "\\" * 3994])
+@pytest.mark.parametrize(
+    "filling", ["<" * 3994, "(a+)+$" * 600, "{0}%s{{" * 500, "<mask" * 790, "\\" * 3994, "ªµ" * 1900]
+)
 def test_i11_metacharacters_take_no_time(filling: str) -> None:
+    TOKENIZER.encode("a")  # what the first use makes ready
     began = time.process_time()
     TOKENIZER.encode_masked(parse(MASK + filling).parts)
     words(filling)
     chips.visible(filling)
-    assert time.process_time() - began < 0.4  # measured: 0.02 s
+    assert time.process_time() - began < 0.1  # measured: 0.02 s
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_i12_what_is_no_number_is_null_in_a_record(number: float) -> None:
     span = Span(0, "x", (Token(5, "▁x", number),))
     result = Fill(f"a {MASK}", "a x", "▁a", (span,))
-    text = json.dumps(record(result, FakeInfo(), Settings()), allow_nan=False)  # type: ignore[arg-type]
+    text = json.dumps(record(result, FakeInfo(), Settings()), allow_nan=False)  # type: ignore[arg-type]  # a fake
     assert json.loads(text)["spans"][0]["tokens"][0]["log_prob"] is None
 
 
@@ -114,38 +97,46 @@ ODD = st.one_of(
 )
 
 
-@given(
-    st.sampled_from(["temperature", "top_k", "top_p", "num_beams", "num_return", "max_new_tokens", "seed"]),
-    ODD,
-)
+BOUNDS = {
+    "temperature": (0.01, 100),
+    "top_k": (0, 1_000),
+    "top_p": (0.001, 1),
+    "num_beams": (1, 32),
+    "num_return": (1, 32),
+    "max_new_tokens": (1, 256),
+    "seed": (0, 2**63 - 1),
+}
+
+
+@given(st.sampled_from(sorted(BOUNDS)), ODD)
 def test_i13_and_i14_a_setting_is_within_its_bounds_or_refused_by_name(name: str, value: object) -> None:
     try:
-        chosen = Settings(strategy="sample", **{name: value})  # type: ignore[arg-type]
+        chosen = Settings(strategy="sample", **{name: value})  # type: ignore[arg-type]  # any value is tried
     except PromptError as fault:
         assert name in str(fault) and str(fault).isprintable()
     else:
-        number = getattr(chosen, name)
-        assert math.isfinite(number) and 0 <= number < 2**63
+        low, high = BOUNDS[name]
+        assert low <= getattr(chosen, name) <= high
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (0, 1e-9, math.nan, math.inf, 1e9, -1)),
+        ("top_k", -1),
+        ("num_beams", 10**6),
+        ("max_new_tokens", 10**6),
+    ],
+)
+def test_i13_settings_that_would_never_end_are_refused(name: str, value: object) -> None:
+    with pytest.raises(PromptError, match=f"{name} is"):
+        Settings(strategy="sample", **{name: value})  # type: ignore[arg-type]  # any value is tried
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, "text", 1.5, math.nan, None, True])
 def test_i14_a_seed_that_is_none_is_refused(seed: object) -> None:
     with pytest.raises(PromptError, match="seed is"):
-        Settings(seed=seed)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Written:
-    ids: tuple[int, ...]
-    truncated: frozenset[int] = frozenset()
-
-    @property
-    def log_probs(self) -> tuple[float, ...]:
-        return (-1.0,) * len(self.ids)
-
-    @property
-    def alternatives(self) -> tuple[tuple[tuple[int, float], ...], ...]:
-        return ((),) * len(self.ids)
+        Settings(seed=seed)  # type: ignore[arg-type]  # any value is tried
 
 
 IDS = st.one_of(
@@ -166,3 +157,4 @@ def test_i15_whatever_a_decoder_writes_every_mask_is_there_and_missing_ones_are_
         assert span.missing == (TOKENIZER.sentinels[span.mask] not in until)
         assert all(token.id not in TOKENIZER.control_ids for token in span.tokens)
     assert result.text.count(" b ") >= masks - 1 and MASK not in result.text
+    assert result.text == splice(parse(prompt), [span.text for span in result.spans])
