@@ -2,7 +2,7 @@
 
 A prompt that holds "slow" gets three hundred tokens, one every 0.1 s; "boom" is a bug that tells the prompt;
 "unlikely" has a log-probability of minus infinity; "half" writes half a character. SIGUSR1 ends the engine,
-SIGUSR2 stops the queue. Deadlines are short.
+SIGUSR2 stops the queue. With SHORT in the environment deadlines are short, and uploads may take 8 MB.
 """
 
 import os
@@ -15,14 +15,14 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 from mt5.results import Fill
-from mt5.web import guard, line
+from mt5.web import guard, line, quota
 from mt5.web.models import Models
 from mt5.web.page import build_page, serving
 from tests.fake_engine import FakeEngine
 
-guard.BODY_S = 2.0
-line.LISTEN_S = 3.0
-line.HELD_S = 1.0
+if os.environ.get("SHORT"):
+    guard.BODY_S, line.LISTEN_S, line.HELD_S = 2.0, 3.0, 1.0
+    quota.MOST, quota.LOOK = 8 << 20, 1 << 20
 
 
 class Troubled(FakeEngine):

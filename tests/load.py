@@ -46,9 +46,10 @@ class Class:
             base_url=visitor.url, timeout=120, trust_env=False, limits=httpx.Limits(max_connections=600)
         )
 
-    async def fill(self, prompt: str) -> None:
-        """One click on Fill, up to the last token."""
-        body, began = self.visitor.request(prompt, uuid.uuid4().hex[:12]), time.monotonic()
+    async def fill(self, prompt: str, session: str | None = None) -> None:
+        """One click on Fill, up to the last token, in a tab of its own unless a session is given."""
+        body = self.visitor.request(prompt, session or uuid.uuid4().hex[:12])
+        began = time.monotonic()
         try:
             joined = await self.client.post("/gradio_api/queue/join", json=body)
             if joined.status_code in (429, 503):

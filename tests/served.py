@@ -94,9 +94,13 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse) if text else None
 
 
-def started(folder: Path, module: str = "tests.hostile_page") -> Server:
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+def started(folder: Path, *, short: bool = True) -> Server:
+    """The hostile page; short: with short deadlines, for one visitor after the other."""
+    own = {"GRADIO_TEMP_DIR": str(folder / "uploads"), **({"SHORT": "1"} if short else {})}
+    before = dict(os.environ)
+    os.environ |= own
     try:
-        return Server(folder / "log", "-m", module)
+        return Server(folder / "log", "-m", "tests.hostile_page")
     finally:
-        del os.environ["GRADIO_TEMP_DIR"]
+        os.environ.clear()
+        os.environ |= before

@@ -11,11 +11,10 @@ LOOK = 10 << 20  # bytes that may come before it is looked again
 class Quota:
     """Uploaded files in a folder. Their ages are those of their last change."""
 
-    def __init__(self, folder: Path | None = None, most: int = MOST, look: int = LOOK) -> None:
-        self.folder = folder or Path(
-            os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio"
-        )
-        self.most, self.look, self._since = most, look, look
+    def __init__(self, folder: Path | None = None, most: int | None = None, look: int | None = None) -> None:
+        own = os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio"
+        self.folder, self.most, self.look = folder or Path(own), most or MOST, look or LOOK
+        self._since = self.look
 
     def add(self, size: int) -> None:
         """So many bytes came: remove the oldest files when all of them are too many."""

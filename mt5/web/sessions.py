@@ -1,5 +1,6 @@
 """What the server keeps of a browser tab."""
 
+from collections import ChainMap
 from copy import copy
 from typing import Any
 
@@ -13,8 +14,11 @@ def keep_little() -> None:
     from gradio.state_holder import SessionState
 
     def begin(self: Any, blocks: Any) -> None:
-        self.blocks_config = copy(blocks.default_config)
-        self.blocks_config.config_for_block = _undescribed
+        own = copy(blocks.default_config)
+        # what handlers change of a component lies above what all tabs share
+        own.blocks, own.fns = ChainMap({}, blocks.default_config.blocks), blocks.default_config.fns
+        own.config_for_block = _undescribed
+        self.blocks_config = own
         self.config_values, self.state_data, self._state_ttl = {}, {}, {}
         self.is_closed, self.STATE_TTL_WHEN_CLOSED = False, 600  # seconds for a tab that comes back
 
