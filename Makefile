@@ -36,10 +36,11 @@ fuzz: .venv/test.stamp .venv/fuzz.stamp
 load: .venv/test.stamp
 	$(BIN)/python -m tests.load
 
-# Known holes in what is installed, and a list of it (CycloneDX); both ask the package registry.
+# Known holes in what is installed; asks the package registry, and says what that does not know.
 audit: .venv/audit.stamp
-	$(BIN)/python -m pip_audit -r requirements.txt || echo "See SECURITY.md." >&2
+	$(BIN)/python -m pip_audit --progress-spinner off
 
+# The requirements as a bill of materials (CycloneDX).
 sbom: .venv/audit.stamp
 	$(BIN)/python -m cyclonedx_py requirements requirements.txt -o sbom.cdx.json
 
