@@ -7,7 +7,6 @@ import shutil
 import threading
 
 import pytest
-import torch
 
 import mt5
 from mt5.infill import forked
