@@ -136,7 +136,8 @@ def comparison(
     answers = [span.text.strip() or MISSING for span, _ in shown]
     labels = [f"{_short(text, SHORT_LABEL)}\n{name}" for text, (_, name) in zip(answers, shown, strict=True)]
     texts = [_number(value, notation) for value in bits]
-    return _rows(labels, bits, texts, answers, row=2 * ROW, title=title, unit=unit, notation=notation)
+    sizes = {"row": 2 * ROW, "room": 1.2}
+    return _rows(labels, bits, texts, answers, **sizes, title=title, unit=unit, notation=notation)
 
 
 def languages(
@@ -153,7 +154,8 @@ def languages(
         f"{' · '.join(span.text.strip() for span in fill.spans)}  {_probability(value, notation)}"
         for fill, value in zip(fills, bits, strict=True)
     ]
-    return _rows(names, bits, texts, texts, row=ROW, title=title, unit=unit, notation=notation)
+    sizes = {"row": ROW, "room": 1.8}
+    return _rows(names, bits, texts, texts, **sizes, title=title, unit=unit, notation=notation)
 
 
 def attention(
@@ -227,16 +229,19 @@ def _rows(
     hover: Sequence[str],
     *,
     row: int,
+    room: float,
     title: str,
     unit: str,
     notation: Notation,
 ) -> go.Figure:
-    """A bar that lies for each label, from the top, `row` pixels for each; texts stand beside the bars."""
+    """A bar that lies for each label, from the top, with a text beside it.
+
+    row: pixels for each. room: how many times as long as the longest bar the axis is, for the texts.
+    """
     numbers = list(range(len(labels)))
     shown = [plain(_short(text)) for text in texts]
     bars = _bars(bits, shown, hover, unit, notation) | {"orientation": "h", "x": bits, "y": numbers}
-    # the text beside the longest bar needs room
-    xaxis = _measured(unit, [1.8 * value for value in bits if value is not None])
+    xaxis = _measured(unit, [room * value for value in bits if value is not None])
     yaxis = _named(numbers, labels) | {"range": [len(labels) - 0.4, -0.6]}
     return _figure(
         bars, title, xaxis, yaxis, notation, height=max(row * len(labels) + 120, ROWS_HEIGHT), left=88

@@ -29,6 +29,7 @@ QUOTED = [
     ("settings_info", "tab_languages"),
     ("settings_info", "tab_batch"),
     ("batch_settings", "tab_fill"),
+    ("about_api", "use_api"),
 ]
 """A text, and the label of the page that it names."""
 

@@ -12,7 +12,7 @@ from mt5.errors import PromptError, RankError
 from mt5.languages import LANGUAGES, examples
 from mt5.results import Fill, Span, Token
 from mt5.settings import Settings
-from mt5.web import charts, chips, corrupt, fork, lesson, score, sweep
+from mt5.web import charts, chips, corrupt, firsts, fork, lesson, score, sweep
 from mt5.web.answer import Answer, candidates, streamed, views
 from mt5.web.detection import detect
 from mt5.web.faults import fault
@@ -318,6 +318,22 @@ def test_every_step_of_the_lesson_shows_something(step: int) -> None:
     first, second = lesson.prompts(step, ENGLISH)
     shown, _ = lesson.DO[step](FakeEngine(), lesson.Asked(step, first, second, "Lyon"), ENGLISH)
     assert shown and "fault" not in shown
+
+
+def test_a_pair_shows_the_alternatives_of_its_first_chip_that_is_more_than_a_space() -> None:
+    engine = FakeEngine(("▁", "▁x", "y"))
+    asked = lesson.Asked(5, "a <mask>", "b <mask>", "")
+    shown, _ = lesson.compared(engine, asked, ENGLISH)
+    opened = re.findall(r'aria-expanded="true" aria-controls="([^"]+)"', shown)
+    assert opened == ["lesson-1-0-1", "lesson-2-0-1"]
+    assert re.findall(r'class="alternatives" id="([^"]+)"[^>]*(?<!hidden)>', shown) == opened
+
+
+def test_every_tab_begins_with_a_sentence_in_every_language() -> None:
+    for language in languages():
+        text = text_of(language)
+        assert firsts.gapped(text).count("<mask>") == 1 and "<mask>" not in firsts.whole(text)
+        assert firsts.guess(text) not in firsts.whole(text)
 
 
 def test_a_lesson_without_a_guess_asks_for_one() -> None:

@@ -132,7 +132,7 @@ def build(shell: Shell, settings: dict[str, Any]) -> Tab:
         return saved(answer, format_)
 
     put(gr.HTML(elem_classes="intro"), value=_intro)
-    file = gr.File(file_types=[".csv", ".jsonl"], type="filepath", height=140, elem_id="batch-file")
+    file = gr.File(file_types=[".csv", ".jsonl"], type="filepath", height=160, elem_id="batch-file")
     put(file, label=_limits)
     with gr.Row():
         start = put(gr.Button(variant="primary", scale=4, elem_id="batch-run"), value="batch_run")

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from mt5.figures import COLOURS, LEAST, joined, spelling, step
+from mt5.figures import COLOURS, LEAST, SPACE, joined, spelling, step
 from mt5.results import Filled, Span, Sweep, SweepWord, Token
 from mt5.web.text import Text, escape
 
@@ -68,12 +68,19 @@ def visible(text: str) -> str:
 
 
 def sentence(
-    filled: Filled, text: Text, language: str | None = None, *, name: str = "fill", forks: bool = False
+    filled: Filled,
+    text: Text,
+    language: str | None = None,
+    *,
+    name: str = "fill",
+    forks: bool = False,
+    opened: bool = False,
 ) -> str:
     """The sentence with its gaps filled by chips, and the alternatives of each chip.
 
     name: begins the ids of the elements, so that two sentences can stand on one page. forks: alternatives
-    can be taken; their button tells gap, place in it, and id.
+    can be taken; their button tells gap, place in it, and id. opened: the first chip that is more than a
+    space shows its alternatives from the start.
     """
     parts = filled.prompt.split(MASK)
     shown, panels = [visible(parts[0])], []
@@ -81,8 +88,10 @@ def sentence(
         chips, place = joined(span.tokens), 0
         for piece, tokens in chips:
             id_ = f"{name}-{span.mask}-{place}"
-            shown.append(_chip(piece, tokens, id_, text))
-            panels.append(_alternatives(piece, tokens, id_, text, f"{span.mask},{place}" if forks else None))
+            open_, opened = opened and piece != SPACE, opened and piece == SPACE
+            shown.append(_chip(piece, tokens, id_, text, open_))
+            fork = f"{span.mask},{place}" if forks else None
+            panels.append(_alternatives(piece, tokens, id_, text, fork, open_))
             place += len(tokens)
         if not chips:
             label = text("missing") if span.missing else text("mask_shown")
@@ -131,22 +140,24 @@ def _lang(language: str | None) -> str:
     return f' lang="{escape(language)}"' if language else ""
 
 
-def _button(label: str, numbers: str, probability: float, id_: str) -> str:
+def _button(label: str, numbers: str, probability: float, id_: str, open_: bool = False) -> str:
     return (
-        f'<button type="button" class="chip step-{step(probability)}" aria-expanded="false"'
+        f'<button type="button" class="chip step-{step(probability)}" aria-expanded="{str(open_).lower()}"'
         f' aria-controls="{id_}"><bdi>{label}</bdi><small>{escape(numbers)}</small></button>'
     )
 
 
-def _chip(piece: str, tokens: Sequence[Token], id_: str, text: Text) -> str:
+def _chip(piece: str, tokens: Sequence[Token], id_: str, text: Text, open_: bool) -> str:
     probability = math.exp(sum(token.log_prob for token in tokens))
     numbers = text.percent(probability)
     if tokens[0].rank is not None:
         numbers += f" · {text('rank', rank=text.number(max(token.rank or 1 for token in tokens), 0))}"
-    return _button(visible(spelling(piece)), numbers, probability, id_)
+    return _button(visible(spelling(piece)), numbers, probability, id_, open_)
 
 
-def _alternatives(piece: str, tokens: Sequence[Token], id_: str, text: Text, fork: str | None) -> str:
+def _alternatives(
+    piece: str, tokens: Sequence[Token], id_: str, text: Text, fork: str | None, open_: bool
+) -> str:
     token = tokens[0]
     rows = [(token.log_prob, token.piece, None)]
     rows += [(other.log_prob, other.piece, other.id) for other in token.alternatives]
@@ -155,7 +166,7 @@ def _alternatives(piece: str, tokens: Sequence[Token], id_: str, text: Text, for
     heading = text("alternatives_of", token="\0").split("\0")
     title = f"{escape(heading[0])}<bdi>{visible(spelling(piece))}</bdi>{escape(heading[-1])}"
     bits = sum(token.surprise for token in tokens)
-    return _panel(f"{title} · {_bits(bits, text)}", body, id_, text)
+    return _panel(f"{title} · {_bits(bits, text)}", body, id_, text, open_)
 
 
 def _row(piece: str, probability: float, other: int | None, text: Text, fork: str | None) -> str:
@@ -191,9 +202,10 @@ def _bits(bits: float, text: Text) -> str:
     return text.html("bits_line", bits=text.number(max(0.0, bits)))
 
 
-def _panel(title: str, rows: str, id_: str, text: Text) -> str:
+def _panel(title: str, rows: str, id_: str, text: Text, open_: bool = False) -> str:
+    name, hidden = text.html("alternatives"), "" if open_ else " hidden"
     return (
-        f'<div class="alternatives" id="{id_}" role="region" aria-label="{text.html("alternatives")}" hidden>'
+        f'<div class="alternatives" id="{id_}" role="region" aria-label="{name}"{hidden}>'
         f"<table><caption>{title}</caption>"
         f'<thead><tr><th scope="col">{text.html("token")}</th><th scope="col">{text.html("probability")}</th>'
         f"<td></td></tr></thead><tbody>{rows}</tbody></table></div>"

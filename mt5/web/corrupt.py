@@ -14,14 +14,13 @@ from mt5.info import Info
 from mt5.record import record
 from mt5.results import Fill, finite
 from mt5.tokenizer import MASK
-from mt5.web import chips, export, permalink
+from mt5.web import chips, export, firsts
 from mt5.web.faults import SAID, fault
 from mt5.web.settings import whole
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import Shell, Tab, heavy
 from mt5.web.text import Text, text_of
 
-FIRST = "La capitale de la France est Paris, une grande ville au bord de la Seine."
 COLUMNS = ("span", "text", "model", "model_log_prob", "sentence")
 COLOURS = 8  # of .span-0, .span-1, … in assets/style.css
 
@@ -158,7 +157,7 @@ def build(shell: Shell) -> Tab:
 
     put(gr.HTML(elem_classes="intro"), value=lambda text: f"<p>{text.html('corrupt_intro')}</p>")
     with gr.Row(elem_classes="ask"):
-        sentence = gr.Textbox(FIRST, lines=2, max_length=4000, elem_id="corrupt-text", scale=5, min_width=280)
+        sentence = firsts.build_first(shell, firsts.long, elem_id="corrupt-text", scale=5, min_width=280)
         put(sentence, label="sentence", info="sentence_info")
         chosen = build_spoken(shell.words, "corrupt-language")
     with gr.Row():
@@ -166,7 +165,7 @@ def build(shell: Shell) -> Tab:
         put(density, label="density", info="density_info")
         mean_span = gr.Slider(1, 10, 3, step=0.5, min_width=200, elem_id="mean-span")
         put(mean_span, label="mean_span", info="mean_span_info")
-        seed = gr.Number(0, precision=0, minimum=0, min_width=120, elem_id="corrupt-seed")
+        seed = gr.Number(0, precision=0, minimum=0, min_width=200, elem_id="corrupt-seed")
         put(seed, label="seed", info="seed_info")
     with gr.Row():
         start = put(gr.Button(variant="primary", scale=4, elem_id="corrupt"), value="corrupt")
@@ -176,19 +175,8 @@ def build(shell: Shell) -> Tab:
         shown = gr.HTML(export.nothing(shell.words.text, "corrupt_empty"), elem_id="corrupt-spans")
     answer, go = gr.State(), gr.Textbox(visible="hidden")
     fields = {"q": sentence, "lang": chosen, "density": density, "mean_span": mean_span, "seed": seed}
-    tab = Tab("corrupt", fields, go)
-    with gr.Row(elem_classes="downloads"):
-        link = permalink.build_copy(shell.words, tab, shell.language)
-        export.build_saves(
-            shell,
-            answer,
-            "corrupt",
-            {
-                "json": lambda answer: export.as_json(answer.record, "corruption"),
-                "csv": lambda answer: export.as_csv(COLUMNS, rows(answer), answer.record, "corruption"),
-            },
-        )
-    link.render()
+    tab = Tab("corrupt", fields, go, firsts.missing(q=firsts.long))
+    export.build_downloads(shell, tab, answer, COLUMNS, rows)
     inputs, outputs = [shell.language, *fields.values()], [answer, shown, message]
     options = heavy(message) | {"trigger_mode": "always_last"}
     gr.on([start.click, go.change], run, inputs, [*outputs, seed], **options)

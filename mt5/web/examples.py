@@ -33,9 +33,10 @@ def _lists(text: Text) -> str:
     for number, example in enumerate(examples()):
         button = f'<button type="button" data-example="{number}">{escape(example.prompt)}</button>'
         rows[example.language].append(f"<li>{button}</li>")
+    own_first = sorted(LANGUAGES, key=lambda language: language.code != text.language)
     items = "".join(
         _section(language.code, language.endonym, rows[language.code], text)
-        for language in LANGUAGES
+        for language in own_first
         if rows[language.code]
     )
     return f'<p class="hint">{text.html("examples_info")}</p><div class="examples">{items}</div>'

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from mt5.web.tab import LIGHT, NOTED, Shell
+from mt5.web import permalink
+from mt5.web.tab import LIGHT, NOTED, Shell, Tab
 from mt5.web.text import Text, text_of
 
 # runs in the browser, on what `as_json` or `as_csv` returned
@@ -26,6 +27,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 """What a spreadsheet takes for a formula, or for the mark that keeps it from doing so."""
 PROVENANCE = ("settings", "model", "sha256", "version")
 Maker = Callable[[Any], str]
+Rows = Callable[[Any], Iterable[Sequence[Any]]]
 
 
 def build_saves(shell: Shell, result: gr.State, tab: str, makers: Mapping[str, Maker]) -> None:
@@ -35,6 +37,18 @@ def build_saves(shell: Shell, result: gr.State, tab: str, makers: Mapping[str, M
         button = gr.Button(format_.upper(), size="sm", min_width=70, elem_id=f"{tab}-{format_}")
         made = button.click(_made(make), [shell.language, result], file, **NOTED)
         made.then(None, file, js=SAVE, **LIGHT)
+
+
+def build_downloads(shell: Shell, tab: Tab, result: gr.State, columns: Sequence[str], rows: Rows) -> None:
+    """A link to a tab as it stands, and its result as JSON and as CSV."""
+    with gr.Row(elem_classes="downloads"):
+        link = permalink.build_copy(shell.words, tab, shell.language)
+        makers = {
+            "json": lambda answer: as_json(answer.record, tab.id),
+            "csv": lambda answer: as_csv(columns, rows(answer), answer.record, tab.id),
+        }
+        build_saves(shell, result, tab.id, makers)
+    link.render()
 
 
 def _made(make: Maker) -> Callable[[str, Any], str]:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from mt5.record import record
-from mt5.web import charts, chips, export, permalink
+from mt5.web import charts, chips, export, firsts, permalink
 from mt5.web.answer import Answer, candidates, streamed, views
 from mt5.web.attention import build_attention
 from mt5.web.examples import build_examples, prompt_of
@@ -15,8 +15,6 @@ from mt5.web.settings import build_settings, settings_of
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import LIGHT, OFF, Shell, Tab, heavy, stoppable
 from mt5.web.text import text_of
-
-FIRST = "La capitale de la France est <mask>."
 
 # run in the browser: a new run begins with nothing given; both end with how long drawing takes
 FRESH = "(...values) => [...values.slice(0, 3), '', ...values.slice(4, -1), window.busyS ?? null]"
@@ -85,7 +83,7 @@ def build(shell: Shell) -> Tab:
 
     put(gr.HTML(elem_classes="intro"), value=lambda text: f"<p>{text.html('fill_intro')}</p>")
     with gr.Row(elem_classes="ask"):
-        prompt = gr.Textbox(FIRST, lines=2, max_length=4000, elem_id="prompt", scale=5, min_width=280)
+        prompt = firsts.build_first(shell, firsts.gapped, elem_id="prompt", scale=5, min_width=280)
         put(prompt, label="prompt", info="prompt_info")
         chosen = build_spoken(shell.words, "fill-language")
     with gr.Row(elem_id="actions"):
@@ -111,7 +109,9 @@ def build(shell: Shell) -> Tab:
     fields = build_settings(shell.words)
     example = build_examples(shell.words)
 
-    tab = Tab("fill", {"q": prompt, "lang": chosen, "given": given, **fields}, go)
+    tab = Tab(
+        "fill", {"q": prompt, "lang": chosen, "given": given, **fields}, go, firsts.missing(q=firsts.gapped)
+    )
     with downloads:
         link = permalink.build_copy(shell.words, tab, shell.language)
         export.build_saves(shell, answer, "fill", SAVES)

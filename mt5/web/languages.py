@@ -18,7 +18,7 @@ from mt5.record import record
 from mt5.results import Fill, finite
 from mt5.settings import Settings
 from mt5.tokenizer import MASK
-from mt5.web import charts, chips, export, permalink
+from mt5.web import charts, chips, export
 from mt5.web.faults import SAID, fault
 from mt5.web.settings import settings_of
 from mt5.web.tab import Shell, Tab, heavy
@@ -150,18 +150,7 @@ def build(shell: Shell, settings: dict[str, Any]) -> Tab:
             bars = charts.build_plot(shell.words, "languages-chart")
     answer, go = gr.State(), gr.Textbox(visible="hidden")
     tab = Tab("languages", {"meaning": meaning, **settings}, go)
-    with gr.Row(elem_classes="downloads"):
-        link = permalink.build_copy(shell.words, tab, shell.language)
-        export.build_saves(
-            shell,
-            answer,
-            "languages",
-            {
-                "json": lambda answer: export.as_json(answer.record, "languages"),
-                "csv": lambda answer: export.as_csv(COLUMNS, rows(answer), answer.record, "languages"),
-            },
-        )
-    link.render()
+    export.build_downloads(shell, tab, answer, COLUMNS, rows)
     outputs = [answer, shown, bars, message]
     inputs = [shell.language, meaning, *settings.values()]
     gr.on([start.click, go.change], run, inputs, outputs, trigger_mode="always_last", **heavy(message))

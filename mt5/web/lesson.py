@@ -62,7 +62,7 @@ def compared(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
     """Steps 4, 5 and 7: two prompts in one batch, side by side, each with its alternatives."""
     fills = engine.fill([asked.prompt, asked.second], num_alternatives=10)
     cards = "".join(
-        card(text("sentence") + f" {text.number(number, 0)}", fill, text, f"lesson-{number}", ranked=True)
+        card(text("sentence") + f" {text.number(number, 0)}", fill, text, f"lesson-{number}", opened=True)
         for number, fill in enumerate(fills, 1)
     )
     return f'<div class="pair">{cards}</div>{chips.legend(text)}', None
@@ -79,30 +79,14 @@ DO: dict[int, Callable[[Engine, Asked, Text], tuple[str, Any]]] = {
 }  # fmt: skip
 
 
-def card(title: str, filled: Filled, text: Text, name: str, *, ranked: bool = False) -> str:
-    """A sentence with its chips. ranked: with the likeliest words for its first gap below."""
+def card(title: str, filled: Filled, text: Text, name: str, *, opened: bool = False) -> str:
+    """A sentence with its chips. opened: with the alternatives of the first one that is more than a space."""
     said = text("probability_of", percent=text.percent(math.exp(filled.log_prob)))
     spoken = spoken_in(None, filled.prompt)
-    listed = _likeliest(filled, text) if ranked else ""
+    shown = chips.sentence(filled, text, spoken, name=name, opened=opened)
     return (
-        f'<section class="card"><h2>{escape(title)}</h2>{chips.sentence(filled, text, spoken, name=name)}'
-        f'<p class="hint">{escape(said)}</p>{listed}</section>'
+        f'<section class="card"><h2>{escape(title)}</h2><p class="hint">{escape(said)}</p>{shown}</section>'
     )
-
-
-def _likeliest(filled: Filled, text: Text) -> str:
-    if not filled.tokens:
-        return ""
-    token = filled.tokens[0]
-    rows = [(token.piece, token.log_prob), *((other.piece, other.log_prob) for other in token.alternatives)]
-    rows.sort(key=lambda row: -row[1])
-    body = "".join(
-        f'<tr><th scope="row"><bdi>{chips.visible(figures.spelling(piece))}</bdi></th>'
-        f"<td>{escape(text.percent(math.exp(log_prob)))}</td>{chips.bar(math.exp(log_prob))}</tr>"
-        for piece, log_prob in rows[:6]
-    )
-    caption = f'<caption class="sr">{text.html("alternatives")}</caption>'
-    return f'<table class="likeliest">{caption}<tbody>{body}</tbody></table>'
 
 
 def prompts(step: int, text: Text) -> tuple[str, str]:
@@ -201,8 +185,10 @@ def build(shell: Shell) -> Tab:
         bars = charts.build_plot(shell.words, "lesson-surprise")
     asks = gr.HTML(question(1, said), elem_id="lesson-question")
     with gr.Row(elem_classes="downloads"):
-        back = put(gr.Button(size="sm", interactive=False, elem_id="lesson-back"), value="lesson_back")
-        next_ = put(gr.Button(size="sm", elem_id="lesson-next"), value="lesson_next")
+        back = put(
+            gr.Button(size="sm", min_width=110, interactive=False, elem_id="lesson-back"), value="lesson_back"
+        )
+        next_ = put(gr.Button(size="sm", min_width=110, elem_id="lesson-next"), value="lesson_next")
         go = gr.Textbox(visible="hidden")
         fields = {"step": step, "q": prompt, "second": second, "guess": guess}
         tab = Tab("lesson", fields, go, missing)

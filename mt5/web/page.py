@@ -9,6 +9,7 @@ from mt5.web import batch, corrupt, fill, lesson, permalink, score, sweep
 from mt5.web import languages as in_languages
 from mt5.web.about import build_about
 from mt5.web.api import build_api
+from mt5.web.borrowed import build_borrowed
 from mt5.web.header import build_header, build_model
 from mt5.web.health import build_health
 from mt5.web.models import Models
@@ -41,6 +42,7 @@ def build_page(engine: Engine | Models) -> gr.Blocks:
         build_model(shell, line)
         selector, tabs = build_tabs(shell)
         build_about(words)
+        build_borrowed(words)
         build_api(models)
         speak(page, shell, selector, tabs)
     # refuses more than a class and some slack; the slow rate keeps a flood from evicting who waits
@@ -78,10 +80,14 @@ def speak(page: gr.Blocks, shell: Shell, selector: gr.Tabs, tabs: list[Tab]) -> 
         query = dict(request.query_params)
         wanted = (query.get("ui"), chosen, preferred(request.headers.get("accept-language")))
         spoken = next(code for code in (*wanted, FALLBACK) if code in languages())
-        return [spoken, *permalink.restored(tabs, query, text_of(spoken))]
+        restored = permalink.restored(tabs, query, text_of(spoken))
+        # at once, so that nobody sees the page in two languages
+        said = [gr.skip()] * len(words.blocks) if spoken == FALLBACK else words.updates(spoken)
+        return [spoken, *restored, *said]
 
     outputs = permalink.outputs(selector, tabs)
-    page.load(arrive, remembered, [language, *outputs], js=REMEMBERED, **LIGHT)
-    said = language.change(words.updates, language, words.blocks, **LIGHT)
-    said.then(None, language, js=SPEAK, **LIGHT)
+    arrived = page.load(arrive, remembered, [language, *outputs, *words.blocks], js=REMEMBERED, **LIGHT)
+    chosen = language.input(words.updates, language, words.blocks, **LIGHT)
+    for spoken in (arrived, chosen):
+        spoken.then(None, language, js=SPEAK, **LIGHT)
     language.input(None, language, js=REMEMBER, **LIGHT)

@@ -58,8 +58,8 @@ def build_copy(words: Words, tab: Tab, language: gr.Dropdown) -> gr.Textbox:
 
 
 def default(field: Component) -> Any:
-    """What a field holds at first."""
-    return getattr(field, "value", None)
+    """What a field holds at first, whoever opens the page; None for a sentence."""
+    return None if isinstance(field, gr.Textbox) else getattr(field, "value", None)
 
 
 def restored(tabs: Sequence[Tab], query: Mapping[str, str], text: Text) -> list[Any]:
@@ -71,7 +71,8 @@ def restored(tabs: Sequence[Tab], query: Mapping[str, str], text: Text) -> list[
     named = any(tab.id == chosen for tab in tabs)
     updates: dict[Component, Any] = {}
     for tab in tabs:
-        said = {**tab.missing(query, text), **query} if tab.id == chosen else {}
+        own = query if tab.id == chosen else {}
+        said = {**tab.missing(own, text), **own}
         for name, field in tab.fields.items():
             if name in said:
                 updates[field] = read(field, said[name])

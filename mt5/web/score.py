@@ -13,13 +13,12 @@ from mt5.info import Info
 from mt5.record import record
 from mt5.results import Filled, Score, finite
 from mt5.tokenizer import MASK
-from mt5.web import charts, chips, export, permalink
+from mt5.web import charts, chips, export, firsts
 from mt5.web.faults import SAID, explained, fault
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import Shell, Tab, heavy
 from mt5.web.text import Text, escape, text_of
 
-FIRST, ANSWER = "La capitale de la France est <mask>.", "Lyon"
 COLUMNS = ("who", "mask", "token", "id", "piece", "log_prob", "rank", "prompt", "text")
 ALTERNATIVES = 5
 CLOSE = 1e-3  # log-probabilities so near are the same words, computed in another order
@@ -129,9 +128,9 @@ def build(shell: Shell) -> Tab:
 
     put(gr.HTML(elem_classes="intro"), value=lambda text: f"<p>{text.html('score_intro')}</p>")
     with gr.Row(elem_classes="ask"):
-        prompt = gr.Textbox(FIRST, lines=2, max_length=4000, elem_id="score-prompt", scale=3, min_width=280)
+        prompt = firsts.build_first(shell, firsts.gapped, elem_id="score-prompt", scale=3, min_width=280)
         put(prompt, label="prompt", info="prompt_info")
-        answers = gr.Textbox(ANSWER, lines=2, max_length=4000, elem_id="answers", scale=2, min_width=200)
+        answers = firsts.build_first(shell, firsts.guess, elem_id="answers", scale=2, min_width=200)
         put(answers, label="answers", info="answers_info")
         chosen = build_spoken(shell.words, "score-language")
     start = put(gr.Button(variant="primary", elem_id="score"), value="score")
@@ -141,19 +140,13 @@ def build(shell: Shell) -> Tab:
         shown = gr.HTML(empty, elem_id="score-chips", js_on_load=chips.SCRIPT)
         bars = charts.build_plot(shell.words, "score-surprise")
     answer, go = gr.State(), gr.Textbox(visible="hidden")
-    tab = Tab("score", {"q": prompt, "a": answers, "lang": chosen}, go)
-    with gr.Row(elem_classes="downloads"):
-        link = permalink.build_copy(shell.words, tab, shell.language)
-        export.build_saves(
-            shell,
-            answer,
-            "score",
-            {
-                "json": lambda answer: export.as_json(answer.record, "score"),
-                "csv": lambda answer: export.as_csv(COLUMNS, rows(answer), answer.record, "score"),
-            },
-        )
-    link.render()
+    tab = Tab(
+        "score",
+        {"q": prompt, "a": answers, "lang": chosen},
+        go,
+        firsts.missing(q=firsts.gapped, a=firsts.guess),
+    )
+    export.build_downloads(shell, tab, answer, COLUMNS, rows)
     outputs = [answer, shown, bars, message]
     inputs = [shell.language, prompt, answers, chosen]
     gr.on([start.click, go.change], run, inputs, outputs, trigger_mode="always_last", **heavy(message))

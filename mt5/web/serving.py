@@ -18,11 +18,15 @@ FONTS = (
     "Noto Sans Devanagari",
     "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "sans-serif",
 )  # fmt: skip
-# on paper the theme is light, whatever it is on the screen
-HEAD = (
-    '<meta name="referrer" content="no-referrer">'
-    "<style>@media print { body, gradio-app { background: #fff !important; } }</style>"
-)
+# what style.css cannot reach: on paper the theme is light, whatever it is on the screen; a phone is narrow
+HEAD = """<meta name="referrer" content="no-referrer">
+<style>
+@media print { body, gradio-app { background: #fff !important; } }
+@media (max-width: 640px) {
+  .main.fillable { padding-inline: .9rem !important; }
+  footer .divider { display: none !important; }
+}
+</style>"""
 # runs in the browser: pictures in the footer say what the words beside them say
 SILENCE = """
 const silence = () => {

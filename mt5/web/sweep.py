@@ -11,13 +11,12 @@ from mt5 import figures
 from mt5.info import Info
 from mt5.record import record
 from mt5.results import Sweep, finite
-from mt5.web import charts, chips, export, permalink
+from mt5.web import charts, chips, export, firsts
 from mt5.web.faults import SAID, fault
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import Shell, Tab, heavy
 from mt5.web.text import Text, text_of
 
-FIRST = "La capitale de la France est Paris."
 COLUMNS = ("word", "start", "end", "log_prob", "surprise_bits", "model", "model_log_prob", "text")
 
 
@@ -77,7 +76,7 @@ def build(shell: Shell) -> Tab:
 
     put(gr.HTML(elem_classes="intro"), value=lambda text: f"<p>{text.html('sweep_intro')}</p>")
     with gr.Row(elem_classes="ask"):
-        sentence = gr.Textbox(FIRST, lines=2, max_length=4000, elem_id="sweep-text", scale=5, min_width=280)
+        sentence = firsts.build_first(shell, firsts.whole, elem_id="sweep-text", scale=5, min_width=280)
         put(sentence, label="sentence", info="sentence_info")
         chosen = build_spoken(shell.words, "sweep-language")
     start = put(gr.Button(variant="primary", elem_id="sweep"), value="sweep")
@@ -87,19 +86,8 @@ def build(shell: Shell) -> Tab:
         shown = gr.HTML(empty, elem_id="sweep-chips", js_on_load=chips.SCRIPT)
         bars = charts.build_plot(shell.words, "sweep-surprise")
     answer, go = gr.State(), gr.Textbox(visible="hidden")
-    tab = Tab("sweep", {"q": sentence, "lang": chosen}, go)
-    with gr.Row(elem_classes="downloads"):
-        link = permalink.build_copy(shell.words, tab, shell.language)
-        export.build_saves(
-            shell,
-            answer,
-            "sweep",
-            {
-                "json": lambda answer: export.as_json(answer.record, "sweep"),
-                "csv": lambda answer: export.as_csv(COLUMNS, rows(answer), answer.record, "sweep"),
-            },
-        )
-    link.render()
+    tab = Tab("sweep", {"q": sentence, "lang": chosen}, go, firsts.missing(q=firsts.whole))
+    export.build_downloads(shell, tab, answer, COLUMNS, rows)
     outputs = [answer, shown, bars, message]
     inputs = [shell.language, sentence, chosen]
     gr.on([start.click, go.change], run, inputs, outputs, trigger_mode="always_last", **heavy(message))

@@ -15,6 +15,11 @@ RUN = {"score": "#score", "sweep": "#sweep", "corrupt": "#corrupt", "languages":
 RUN |= {"batch": "#batch-example", "lesson": "#lesson-do"}
 
 
+def speak(page: Page, language: str) -> None:
+    page.click("#page-language input")
+    page.click(f"[role=option][data-index='{languages().index(language)}']")
+
+
 def violations(page: Page) -> list[str]:
     page.wait_for_timeout(700)  # until nothing fades in or out
     found = Axe().run(page).response["violations"]
@@ -79,17 +84,45 @@ def test_a_first_visit_is_answered_in_the_browsers_language(
     page.context.close()
 
 
+def test_words_that_are_gradios_own_are_said_in_the_pages_language(page: Page) -> None:
+    for language in ("it", "el"):  # gradio speaks neither
+        speak(page, language)
+        text = text_of(language)
+        expect(page.locator("footer .show-api")).to_have_text(text("use_api"))
+        expect(page.locator("footer .settings")).to_have_text(text("settings"))
+        go(page, "batch")
+        expect(page.locator("#batch-file [data-testid=upload-text]")).to_have_text(text("drop_file"))
+
+
+def test_the_first_sentence_is_in_the_language_of_the_page_until_a_visitor_writes_one(page: Page) -> None:
+    prompt = page.locator("#prompt textarea")
+    expect(prompt).to_have_value("The capital of France is <mask>.")
+    speak(page, "fi")
+    expect(prompt).to_have_value("Ranskan pääkaupunki on <mask>.")
+    prompt.fill("Oma <mask>.")
+    speak(page, "en")
+    expect(page.locator("#fill")).to_have_text("Fill in")
+    page.wait_for_timeout(300)
+    expect(prompt).to_have_value("Oma <mask>.")
+
+
+def test_a_link_holds_its_sentence_whatever_the_page_speaks(page: Page, browser: Browser) -> None:
+    page.click("#fill-copy")
+    link = page.locator("#fill-link textarea, #fill-link input").input_value()
+    other = opened(browser, link, locale="fi-FI")
+    expect(other.locator("#fill")).to_have_text(text_of("fi")("fill"))
+    expect(other.locator("#prompt textarea")).to_have_value("The capital of France is <mask>.")
+    other.context.close()
+
+
 @pytest.mark.parametrize("language", ["ja", "el", "hi"])
 def test_the_page_can_speak_another_language(
     page: Page, browser: Browser, server: Server, language: str
 ) -> None:
-    if language not in languages():
-        pytest.skip("not translated yet")
     text = text_of(language)
     fill(page, PARIS)
     expect(page.locator("#surprise .bars .point")).to_have_count(2)
-    page.click("#page-language input")
-    page.click(f"[role=option][data-index='{languages().index(language)}']")
+    speak(page, language)
     expect(page.locator("#fill")).to_have_text(text("fill"))
     expect(page.locator("html")).to_have_attribute("lang", language)
     expect(page.locator("h1")).to_have_text(text("title"))

@@ -148,7 +148,7 @@ def test_who_waits_sees_the_place_in_the_queue(
         expect(one.locator("#batch-file")).to_contain_text("slow")
         one.click("#batch-run")
     expect(pages[0].locator("#batch-message progress")).to_be_visible()
-    expect(pages[1].locator("#batch-message")).to_contain_text("queue: 1/1")
+    expect(pages[1].locator("#batch-message")).to_contain_text("Place in the queue: 1 of 1")
     for one in reversed(pages):
         one.click("#batch-stop")
     pages[1].context.close()
