@@ -2,6 +2,7 @@
 Xue et al. 2021), with the switches by which NeMo Megatron's variant differs."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mt5.cache import CAPACITY, Cache
 from mt5.config import ModelConfig, StackConfig
 from mt5.parallel import (
     ColumnLinear,
@@ -16,7 +18,6 @@ from mt5.parallel import (
     Shard,
     VocabularyEmbedding,
     VocabularyLogProbs,
-    joined,
     product,
 )
 
@@ -108,26 +109,15 @@ class Attention(nn.Module):
         self.value = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
         self.output = RowLinear(width, config.d_model, bias=bias, shard=shard)
 
-        self.query_key_value: ColumnLinear | None = None
-        self.key_value: ColumnLinear | None = None
-
     def split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [batch, head, position, d_kv]
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x: [batch, head, position, d_kv] each."""
-        if self.query_key_value is None:
-            return self.split(self.query(x)), *self.keys_values(x)
-        return self.apart(self.query_key_value(x), 3)
+        return self.split(self.query(x)), *self.keys_values(x)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        if self.key_value is None:
-            return self.split(self.key(memory)), self.split(self.value(memory))
-        return self.apart(self.key_value(memory), 2)
-
-    def apart(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
-        """Results of a fused layer, one for each layer in it: [batch, head, position, d_kv] each."""
-        return x.unflatten(-1, (count, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.split(self.key(memory)), self.split(self.value(memory))
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
@@ -143,11 +133,7 @@ class Attention(nn.Module):
         self, q: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """The same of queries, [batch, head, query, d_kv]."""
-        if keep is None and q.dtype == torch.float32 and not torch.is_grad_enabled():  # one call for the rest
-            added = None if bias is None else bias.to(q.dtype)
-            mixed = F.scaled_dot_product_attention(q, keys, values, added, scale=self.score_scale)
-        else:
-            mixed = self.weights(q, keys, keep, bias).to(values.dtype) @ values
+        mixed = self.weights(q, keys, keep, bias).to(values.dtype) @ values
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, q: Tensor, keys: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -174,12 +160,8 @@ class FeedForward(nn.Module):
         self.gate = ColumnLinear(config.d_model, stack.d_ff, bias=bias, shard=shard) if stack.gated else None
         self.up = ColumnLinear(config.d_model, stack.d_ff, bias=bias, shard=shard)
         self.down = RowLinear(stack.d_ff, config.d_model, bias=bias, shard=shard)
-        self.gate_up: ColumnLinear | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gate_up is not None:
-            gate, up = self.gate_up(x).chunk(2, -1)
-            return self.down(self.activation(gate) * up)
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
         return self.down(self.activation(self.gate(x)) * self.up(x))
@@ -231,68 +213,6 @@ class Stack(nn.Module):
         ]
 
 
-CAPACITY = 32
-"""Positions that a decoding has room for from its second step on."""
-
-
-class Cache:
-    """Keys and values of a batch of decodings: cross-attention's once, self-attention's as they grow."""
-
-    def __init__(self, memory_keys_values: list[tuple[Tensor, Tensor]], source_mask: Tensor | None) -> None:
-        """memory_keys_values: per layer, [batch, head, source, d_kv] twice.
-
-        source_mask: [batch, source], None keeps all.
-        """
-        self.memory_keys_values = memory_keys_values
-        self.source_mask = source_mask
-        self.buffers: list[Tensor] = []  # per layer, [keys and values, batch, head, capacity, d_kv]
-        self.first: list[tuple[Tensor, Tensor]] = []
-        self.target_mask: Tensor | None = None  # [batch, target], True where the target is not padding
-        self.length = 0
-        self.biases: list[Tensor | None] = []
-        self.reach = 0
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the keys and values of new positions, [batch, head, new, d_kv]; return those of all positions.
-
-        `length` still counts the positions before these; `decode` moves it on after the last layer.
-        """
-        if not self.length:
-            # the first positions are kept as they came: training decodes once and never copies
-            self.first.append((keys, values))
-            return keys, values
-        end = self.length + keys.shape[2]
-        if layer == len(self.buffers):
-            self.buffers.append(self._grown(torch.stack(self.first[layer]), max(2 * end, CAPACITY)))
-        elif end > self.buffers[layer].shape[3]:
-            self.buffers[layer] = self._grown(self.buffers[layer], 2 * end)
-        buffer = self.buffers[layer]
-        buffer[0, :, :, self.length : end] = keys
-        buffer[1, :, :, self.length : end] = values
-        return buffer[:, :, :, :end].unbind(0)
-
-    def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
-        grown = buffer.new_empty(*buffer.shape[:3], capacity, buffer.shape[4])
-        grown[:, :, :, : self.length] = buffer[:, :, :, : self.length]
-        return grown
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch, in this order; a row may be taken several times."""
-        self.memory_keys_values = [(k[rows], v[rows]) for k, v in self.memory_keys_values]
-        self.first = [(k[rows], v[rows]) for k, v in self.first] if not self.buffers else []
-        self.buffers = [buffer[:, rows] for buffer in self.buffers]
-        self.source_mask = None if self.source_mask is None else self.source_mask[rows]
-        self.target_mask = None if self.target_mask is None else self.target_mask[rows]
-
-
-FUSED = {
-    "self_attention": {"query_key_value": ("query", "key", "value")},
-    "cross_attention": {"key_value": ("key", "value")},
-    "feed_forward": {"gate_up": ("gate", "up")},
-}
-"""Layers that read the same input, by the module that holds them."""
-
-
 class MT5(nn.Module):
     """The whole network, or one rank's part of it.
 
@@ -319,13 +239,16 @@ class MT5(nn.Module):
 
         Returns the memory, [batch, source, d_model].
         """
-        x = self._embed(self.embedding, self.positions, source, 0)
         keep = None
         if source_mask is not None:
             keep = source_mask[:, None, None, :]  # [batch, 1, 1, key]
             if self.config.pad_masks_target:
                 keep = keep & source_mask[:, None, :, None]
-        biases = self.encoder.biases(range(source.shape[1]), source.shape[1])
+        return self.encoded(source, keep, self.encoder.biases(range(source.shape[1]), source.shape[1]))
+
+    def encoded(self, source: Tensor, keep: Tensor | None, biases: Sequence[Tensor | None]) -> Tensor:
+        """The same, given what each layer's attention takes."""
+        x = self._embed(self.embedding, self.positions, source, slice(0, source.shape[1]))
         for layer, bias in zip(self.encoder.layers, biases, strict=True):
             attention = layer.self_attention
             x = x + attention.attend(*attention.project(layer.self_attention_norm(x)), keep, bias)
@@ -344,25 +267,42 @@ class MT5(nn.Module):
         rank's heads, [batch, new, source]. Returns the hidden states of the new positions,
         [batch, new, d_model].
         """
-        new = target.shape[1]
-        x = self._embed(
-            self.decoder_embedding or self.embedding,
-            self.decoder_positions or self.positions,
-            target,
-            cache.length,
-        )
+        end = cache.length + target.shape[1]
         keep, memory_keep = self._keep(target, cache)
-        biases = self._biases(cache, new)
-        for number, (layer, bias) in enumerate(zip(self.decoder.layers, biases, strict=True)):
+        biases = self._biases(cache, target.shape[1])
+        places = slice(cache.length, end)
+        pairs = cache.memory_keys_values
+        hidden = self.decoded(target, places, cache.append, pairs, keep, memory_keep, biases, attended)
+        cache.length = end
+        return hidden
+
+    def decoded(
+        self,
+        target: Tensor,
+        places: slice | Tensor,
+        append: Callable[[int, Tensor, Tensor], tuple[Tensor, ...]],
+        memory_keys_values: Iterable[tuple[Tensor, ...]],
+        keep: Tensor | None,
+        memory_keep: Tensor | None,
+        biases: Sequence[Tensor | None],
+        attended: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The same, given what each layer's attention takes. places: positions of the new ids.
+
+        append: takes a layer's number and the new positions' keys and values; returns those of all positions.
+        """
+        table, positions = self.decoder_embedding or self.embedding, self.decoder_positions or self.positions
+        x = self._embed(table, positions, target, places)
+        layers = zip(self.decoder.layers, memory_keys_values, biases, strict=True)
+        for number, (layer, (memory_keys, memory_values), bias) in enumerate(layers):
             q, keys, values = layer.self_attention.project(layer.self_attention_norm(x))
-            x = x + layer.self_attention.attend(q, *cache.append(number, keys, values), keep, bias)
-            attention, (keys, values) = layer.cross_attention, cache.memory_keys_values[number]
+            x = x + layer.self_attention.attend(q, *append(number, keys, values), keep, bias)
+            attention = layer.cross_attention
             q = attention.split(attention.query(layer.cross_attention_norm(x)))
             if attended is not None:
-                attended.append(attention.weights(q, keys, memory_keep, None).mean(1))
-            x = x + attention.attend(q, keys, values, memory_keep, None)
+                attended.append(attention.weights(q, memory_keys, memory_keep, None).mean(1))
+            x = x + attention.attend(q, memory_keys, memory_values, memory_keep, None)
             x = x + layer.feed_forward(layer.feed_forward_norm(x))
-        cache.length += new
         return self.decoder.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -373,24 +313,6 @@ class MT5(nn.Module):
     def log_probs(self, hidden: Tensor) -> VocabularyLogProbs:
         """The distribution of the token after each hidden state, [..., d_model]."""
         return VocabularyLogProbs(self.logits(hidden), vocab_size=self.config.vocab_size, shard=self.shard)
-
-    def fuse(self) -> dict[str, tuple[str, ...]]:
-        """Make one matrix of those that read the same input; for a network that has no weights yet.
-
-        Returns the names of the new weights, each with those of which it is made, one after the other.
-        """
-        names = {}
-        for path, module in list(self.named_modules()):
-            for whole, parts in FUSED.get(path.rpartition(".")[2], {}).items():
-                layers = [getattr(module, part) for part in parts]
-                if None in layers:  # no gate
-                    continue
-                setattr(module, whole, joined(layers, self.shard))
-                for part in parts:
-                    setattr(module, part, None)
-                for leaf, _ in layers[0].named_parameters():
-                    names[f"{path}.{whole}.{leaf}"] = tuple(f"{path}.{part}.{leaf}" for part in parts)
-        return names
 
     def partition(self) -> dict[str, int | None]:
         """For every weight, the dimension along which ranks cut it; None where each holds it whole."""
@@ -413,12 +335,12 @@ class MT5(nn.Module):
                     nn.init.normal_(weight, std=_initial_std(path, module, config), generator=generator)
 
     def _embed(
-        self, table: VocabularyEmbedding, positions: nn.Embedding | None, ids: Tensor, first: int
+        self, table: VocabularyEmbedding, positions: nn.Embedding | None, ids: Tensor, places: slice | Tensor
     ) -> Tensor:
         x = table(ids)
         # float16 is a way to store weights; its range is too small for T5's activations
         x = x.float() if x.dtype == torch.float16 else x
-        return x if positions is None else x + positions.weight[first : first + ids.shape[1]]
+        return x if positions is None else x + positions.weight[places]
 
     def _biases(self, cache: Cache, new: int) -> list[Tensor | None]:
         """Each layer's bias for the new positions; those of a single one are parts of one row, made once."""

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from mt5 import threads
-from mt5.generate import decode
+from mt5.cache import Cache
+from mt5.generate import Decoder, decode
 from mt5.info import Health
-from mt5.model import MT5, Cache
+from mt5.model import MT5
 from mt5.parallel import VocabularyLogProbs
 from mt5.rules import Row, Rules
 from mt5.settings import Settings
-from mt5.traced import Traced
+from mt5.traced import State, Traced
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,14 @@ class Network:
     @torch.inference_mode()
     def choose_threads(self, most: int) -> int:
         """Use as many threads as decode a token soonest, `most` at most; returns how many."""
-        model = self.model
-        width = min(16, model.config.max_positions or 16)
-        source = torch.full((1, width), model.config.eos_id, device=self.device)
-        cache = model.start(model.encode(source))
-        token = source[:, :1]
-        model.decode(token, cache)
+        config = self.model.config
+        source = [config.eos_id] * min(16, config.max_positions or 16)
+        token = torch.tensor([[config.start_id]])
 
-        def step() -> None:
-            cache.length = 1
-            model.log_probs(model.decode(token, cache)[:, -1]).top(1)
+        def work() -> None:
+            self._decoder([source]).step(token).top(1)
 
-        return threads.choose(step, most)
+        return threads.choose(work, most)
 
     @torch.inference_mode()
     def generate(
@@ -64,9 +61,7 @@ class Network:
         settings: Settings | Sequence[Settings],
     ) -> Generator[list[list[Row]], Iterable[int] | None, None]:
         """Decode a batch; takes and yields after every step what `generate.decode` does."""
-        source, mask = self._batch(sources)
-        cache = self.model.start(self._encode(source, mask), mask)
-        yield from decode(_Decoder(self, cache), rules, settings)
+        yield from decode(self._decoder(sources), rules, settings)
 
     @torch.inference_mode()
     def score(
@@ -80,7 +75,7 @@ class Network:
             [[*target, *[0] * (width - len(target))] for target in targets], device=self.device
         )
         start = torch.full_like(labels[:, :1], self.model.config.start_id)
-        cache = self.model.start(self._encode(source, mask), mask)
+        cache = self.model.start(self.model.encode(source, mask), mask)
         hidden = self.model.decode(torch.cat([start, labels[:, :-1]], 1), cache)
         log_probs = self.model.log_probs(hidden)
         values, ranks = log_probs.at(labels).tolist(), log_probs.rank(labels).tolist()
@@ -111,8 +106,11 @@ class Network:
         weights = model.shard.sum(torch.cat(attended)) / model.shard.size
         return weights.tolist()
 
-    def _encode(self, source: Tensor, mask: Tensor | None) -> Tensor:
-        return (self.traced or self.model).encode(source, mask)
+    def _decoder(self, sources: Sequence[Sequence[int]]) -> Decoder:
+        source, mask = self._batch(sources)
+        if self.traced is not None:
+            return _TracedDecoder(self.traced, self.traced.start(source, mask))
+        return _Decoder(self, self.model.start(self.model.encode(source, mask), mask))
 
     def _batch(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
         """Pad to one length: ids [batch, source] and a mask like it, None when nothing is padded."""
@@ -132,17 +130,29 @@ class _Decoder:
     """The model as decoding sees it."""
 
     def __init__(self, network: Network, cache: Cache) -> None:
-        self.model, self.traced, self.device = network.model, network.traced, network.device
-        self.cache = cache
+        self.model, self.device, self.cache = network.model, network.device, cache
 
     def step(self, tokens: Tensor) -> VocabularyLogProbs:
-        traced = self.traced is not None and tokens.shape[1] == 1 and self.cache.length
-        hidden = (self.traced if traced else self.model).decode(tokens.to(self.device), self.cache)
-        return self.model.log_probs(hidden[:, -1])
+        return self.model.log_probs(self.model.decode(tokens.to(self.device), self.cache)[:, -1])
 
     def read(self, tokens: Tensor) -> VocabularyLogProbs:
-        hidden = self.model.decode(tokens.to(self.device), self.cache)
-        return self.model.log_probs(hidden.flatten(0, 1))
+        return self.model.log_probs(self.model.decode(tokens.to(self.device), self.cache).flatten(0, 1))
 
     def select(self, rows: Tensor) -> None:
         self.cache.select(rows.to(self.device))
+
+
+class _TracedDecoder:
+    """The recorded model as decoding sees it."""
+
+    def __init__(self, traced: Traced, state: State) -> None:
+        self.traced, self.state = traced, state
+
+    def step(self, tokens: Tensor) -> VocabularyLogProbs:
+        return self.traced.step(tokens, self.state)
+
+    def read(self, tokens: Tensor) -> VocabularyLogProbs:
+        return self.traced.step(tokens, self.state, every=True)
+
+    def select(self, rows: Tensor) -> None:
+        self.state.select(rows)

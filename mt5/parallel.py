@@ -110,16 +110,6 @@ class ColumnLinear(nn.Module):
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
-def joined(layers: Sequence[ColumnLinear], shard: Shard) -> ColumnLinear:
-    """A layer without weights yet that does the work of several with the same input, one after the other.
-
-    Each rank's part of it is the layers' parts for that rank.
-    """
-    columns = sum(layer.weight.shape[0] for layer in layers) * shard.size
-    inputs, bias = layers[0].weight.shape[1], layers[0].bias is not None
-    return ColumnLinear(inputs, columns, bias=bias, shard=shard)
-
-
 class RowLinear(nn.Module):
     """x Wᵀ + b with W cut by input feature: every rank holds a summand of the result; one all-reduce."""
 
@@ -191,15 +181,20 @@ class VocabularyLogProbs:
     numbers per rank. All results are the same on every rank, in float32.
     """
 
-    def __init__(self, logits: Tensor, *, vocab_size: int, shard: Shard) -> None:
-        """logits: [..., columns of this rank]; ids from vocab_size on are padding, of probability zero."""
+    def __init__(
+        self, logits: Tensor, *, vocab_size: int, shard: Shard, local_normaliser: Tensor | None = None
+    ) -> None:
+        """logits: [..., columns of this rank]; ids from vocab_size on are padding, of probability zero.
+
+        local_normaliser: log Σ exp of these logits without the padding, [..., 1], where it is known.
+        """
         self.shard, self.vocab_size, self.columns = shard, vocab_size, logits.shape[-1]
         self.first = shard.rank * self.columns
         self.logits = logits.float()
         padding = min(max(self.first + self.columns - vocab_size, 0), self.columns)
         if padding:
             self.logits = F.pad(self.logits[..., : self.columns - padding], (0, padding), value=-torch.inf)
-        self._local_normaliser: Tensor | None = None
+        self._local_normaliser = local_normaliser
         self._normaliser: Tensor | None = None
 
     @property

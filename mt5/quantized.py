@@ -1,22 +1,26 @@
-"""Matrices in 8 or 16 bits, laid out for the processor's multiplication; activations stay float32.
+"""Matrices in 8, 16 or 32 bits, laid out for the processor's multiplication; activations stay float32.
 
-A layer holds one of these in place of its weight. Both know the rows of a table as well as the product, since
-a tied embedding is read by row and multiplied. The kernels are FBGEMM's, by way of PyTorch.
+A layer holds one of these in place of its weight. All know the rows of a table as well as the product, since
+a tied embedding is read by row and multiplied. The kernels are FBGEMM's and oneDNN's, by way of PyTorch.
 """
 
 import re
 import warnings
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALL = 1 << 16
-"""Numbers of a matrix up to which float32 is the quickest: the kernels cost more than the multiplication."""
+SMALL = 1 << 14
+"""Numbers of a matrix up to which a plain one is the quickest."""
 LARGEST_FLOAT16 = 65_504.0
 LEVELS = 127
 EIGHT_BITS = torch.cpu._is_vnni_supported()
 """Whether sums of products of 8 bits fit. Elsewhere two are cut off at 16 bits, so activations have 7."""
+
+SINGLE = torch.backends.mkldnn.is_available()
+"""Whether matrices of 32 bits can be packed."""
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,12 +101,52 @@ class Half(nn.Module):
         return torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
 
 
-def packing(name: str, dtype: torch.dtype) -> "type[Int8] | type[Half]":
-    """How a matrix of the network is kept on a CPU when weights are int8, float16 or bfloat16.
+class Single(nn.Module):
+    """float32 weights, for oneDNN: the same products as a plain matrix's, in half the time."""
+
+    def __init__(self, weight: Tensor, *, table: bool = False) -> None:
+        """weight: [rows, columns]. table: keep the rows for `rows`."""
+        super().__init__()
+        self.shape, self._table = weight.shape, weight
+        self.register_buffer("_packed", None, persistent=False)
+        if not table:
+            self.pack()
+            self._table = None
+
+    @classmethod
+    def of(cls, weight: Tensor, *, table: bool = False) -> "Single":
+        return cls(weight.float(), table=table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x Wᵀ: [..., columns] -> [..., rows]."""
+        return _single().product(x, self._packed)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows by number: [...] -> [..., columns]."""
+        return F.embedding(ids, self._table)
+
+    def pack(self) -> None:
+        """Make a table ready for products too."""
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(self._table)
+
+
+@cache
+def _single() -> torch.jit.CompilationUnit:
+    # in TorchScript, because a record cannot hold the operation's empty list
+    return torch.jit.CompilationUnit("""
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+""")
+
+
+def packing(name: str, dtype: torch.dtype) -> "type[Int8] | type[Half] | type[Single]":
+    """How a matrix of the network is kept on a CPU.
 
     Of an int8 network, what is read once a prompt stays in 16 bits, for it costs little, and so does the end
     of the feed-forward, because products of two activations have outliers that 8 bits do not hold.
     """
+    if dtype == torch.float32:
+        return Single
     return Int8 if dtype == torch.int8 and not FINE.search(name) else Half
 
 

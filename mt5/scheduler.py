@@ -28,7 +28,7 @@ class Job:
         self.count = self.followers = 0
         self.done = False
         self.fault: BaseException | None = None
-        self.changed = threading.Condition(lock)
+        self.changed, self.ended = threading.Condition(lock), threading.Condition(lock)
 
     def add(self, state: Any) -> None:
         self.states.append(state)
@@ -38,6 +38,7 @@ class Job:
     def end(self, fault: BaseException | None = None) -> None:
         self.done, self.fault = True, fault
         self.changed.notify_all()
+        self.ended.notify_all()
 
 
 class Scheduler:
@@ -81,7 +82,7 @@ class Scheduler:
             for job in jobs:
                 with self._lock:
                     while not job.done:
-                        job.changed.wait()
+                        job.ended.wait()  # who wants the end is not woken by every step
                 if job.fault:
                     raise job.fault
             return [job.states[-1] for job in jobs]

@@ -1,17 +1,22 @@
-"""Layers as recorded operations, which run without Python between them: the same numbers in half the time."""
+"""The network as recorded operations, which run without Python between them: the same numbers, sooner.
+
+There are two records: from a prompt to what the decoder reads of it, and from new tokens to logits.
+"""
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mt5.model import MT5, Cache, Layer
+from mt5.cache import CAPACITY
+from mt5.model import MT5
+from mt5.parallel import VocabularyLogProbs
 
 Tensors = tuple[Tensor, ...]
 WARM = 24
-"""Calls after which a layer is recorded; that takes as long as some hundred calls."""
+"""Calls after which a network is recorded; that takes as long as some hundred calls."""
 
 
 class Recorded(nn.Module):
@@ -58,93 +63,146 @@ class _Present(nn.Module):
         return self.module(*(None if absent else next(left) for absent in self.absent))
 
 
-class Within(nn.Module):
-    """A layer of the encoder."""
+class Prompt(nn.Module):
+    """From source ids to the keys and values that the decoder's layers read."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, model: MT5) -> None:
         super().__init__()
-        self.layer = layer
+        self.model = model
 
-    def forward(self, x: Tensor, bias: Tensor | None, keep: Tensor | None) -> Tensors:
-        attention = self.layer.self_attention
-        x = x + attention.attend(*attention.project(self.layer.self_attention_norm(x)), keep, bias)
-        return (x + self.layer.feed_forward(self.layer.feed_forward_norm(x)),)
+    def forward(self, source: Tensor, keep: Tensor | None, *biases: Tensor | None) -> Tensors:
+        """source: ids, [batch, source]. keep, biases: as in model.py; one bias serves all layers alike.
+
+        Returns one tensor, [layer, keys and values, batch, head, source, d_kv].
+        """
+        encoder, decoder = self.model.encoder.layers, self.model.decoder.layers
+        memory = self.model.encoded(source, keep, _each(biases, len(encoder)))
+        pairs = [layer.cross_attention.keys_values(memory) for layer in decoder]
+        return (torch.stack([torch.stack(pair) for pair in pairs]),)
 
 
-class Between(nn.Module):
-    """From one layer's self-attention to the next one's: all that lies between two looks at the cache."""
+class Step(nn.Module):
+    """From new ids to the logits of what follows, with their normaliser."""
 
-    def __init__(self, layer: Layer, following: Layer | None, norm: nn.Module) -> None:
-        """following: None after the last layer, which `norm` ends."""
+    def __init__(self, model: MT5, *, every: bool) -> None:
+        """every: logits after each of the new ids, not after the last alone."""
         super().__init__()
-        self.layer, self.following, self.norm = layer, following, norm
+        self.model, self.every = model, every
 
     def forward(
         self,
-        x: Tensor,
-        q: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        memory_keys: Tensor,
-        memory_values: Tensor,
-        bias: Tensor | None,
+        target: Tensor,
+        places: Tensor,
+        slots: Tensor,
+        buffers: Tensor,
+        memory: Tensor,
         memory_keep: Tensor | None,
+        *biases: Tensor,
     ) -> Tensors:
-        """Shapes as in model.py. Returns x and the next queries, keys and values; at the end x alone."""
-        layer = self.layer
-        x = x + layer.self_attention.attend(q, keys, values, None, bias)
-        cross = layer.cross_attention
-        q = cross.split(cross.query(layer.cross_attention_norm(x)))
-        x = x + cross.attend(q, memory_keys, memory_values, memory_keep, None)
-        x = x + layer.feed_forward(layer.feed_forward_norm(x))
-        if self.following is None:
-            return (self.norm(x),)
-        return x, *self.following.self_attention.project(self.following.self_attention_norm(x))
+        """target: [batch, new]; places: their positions. buffers, memory: see `State`; slots: the buffers'
+        part for the new positions. biases: [1, head or 1, new, capacity]; one serves all layers alike.
+
+        Returns logits, [batch or batch × new, columns], and log Σ exp of each row, [rows, 1].
+        """
+
+        def append(number: int, keys: Tensor, values: Tensor) -> Tensors:
+            slots[number, 0].copy_(keys)
+            slots[number, 1].copy_(values)
+            return buffers[number].unbind(0)
+
+        model, layers = self.model, len(self.model.decoder.layers)
+        pairs = [memory[number].unbind(0) for number in range(layers)]
+        hidden = model.decoded(target, places, append, pairs, None, memory_keep, _each(biases, layers))
+        log_probs = model.log_probs(hidden.flatten(0, 1) if self.every else hidden[:, -1])
+        return log_probs.logits, log_probs.local_normaliser
+
+
+def _each(biases: Sequence[Tensor | None], layers: int) -> Sequence[Tensor | None]:
+    return biases if len(biases) == layers else list(biases) * layers
+
+
+def _distinct(biases: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    return biases[:1] if all(bias is biases[0] for bias in biases) else biases
+
+
+class State:
+    """Keys and values of a batch of decodings: of the source, and of the target with room for more."""
+
+    def __init__(self, memory: Tensor, keep: Tensor | None) -> None:
+        """memory: [layer, keys and values, batch, head, source, d_kv]. keep: [batch, 1, 1, source]."""
+        self.memory, self.keep, self.length = memory, keep, 0
+        # zeros, because a position that has no weight yet must hold numbers
+        self.buffers = memory.new_zeros(*memory.shape[:4], CAPACITY, memory.shape[5])
+
+    def reserve(self, length: int) -> None:
+        """Have room for so many positions."""
+        before = self.buffers.shape[4]
+        if length > before:
+            grown = self.buffers.new_zeros(
+                *self.buffers.shape[:4], max(length, 2 * before), self.buffers.shape[5]
+            )
+            grown[..., :before, :] = self.buffers
+            self.buffers = grown
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch, in this order; a row may be taken several times."""
+        self.memory, self.buffers = self.memory[:, :, rows], self.buffers[:, :, rows]
+        self.keep = None if self.keep is None else self.keep[rows]
 
 
 class Traced:
-    """Encodes, and decodes one position at a time, as `MT5` does."""
+    """A network that decodes as `MT5` does."""
 
     def __init__(self, model: MT5) -> None:
-        self.model, norm = model, model.decoder.final_norm
-        self.within = [Recorded(Within(layer)) for layer in model.encoder.layers]
-        layers = list(model.decoder.layers)
-        self.between = [
-            Recorded(Between(layer, following, norm))
-            for layer, following in zip(layers, [*layers[1:], None], strict=True)
-        ]
+        self.model, self.prompt = model, Recorded(Prompt(model))
+        self.steps = {every: Recorded(Step(model, every=every)) for every in (False, True)}
+        self._encoder_biases: tuple[int, Sequence[Tensor | None]] = 0, ()
+        self._decoder_biases: tuple[int, Sequence[Tensor]] = 0, ()
 
     @staticmethod
     def serves(model: MT5) -> bool:
-        """Whether a network's layers can be recorded.
+        """Whether a network can be recorded.
 
-        They can on a CPU in one process, with float32 activations and no mask that depends on the target.
+        It can on a CPU in one process, with float32 activations and no mask that depends on the target.
         """
         norm = model.decoder.final_norm.weight
         plain = norm.dtype == torch.float32 and norm.device.type == "cpu"
         return plain and model.shard.size == 1 and not model.config.pad_masks_target
 
-    def encode(self, source: Tensor, source_mask: Tensor | None) -> Tensor:
-        """See MT5.encode."""
-        model, width = self.model, source.shape[1]
-        x = model._embed(model.embedding, model.positions, source, 0)
+    def start(self, source: Tensor, source_mask: Tensor | None = None) -> State:
+        """Begin to decode. source: ids, [batch, source]; source_mask: False on padding, None keeps all."""
+        width = source.shape[1]
+        if self._encoder_biases[0] != width:
+            self._encoder_biases = width, _distinct(self.model.encoder.biases(range(width), width))
         keep = None if source_mask is None else source_mask[:, None, None, :]
-        for layer, bias in zip(self.within, model.encoder.biases(range(width), width), strict=True):
-            (x,) = layer(x, bias, keep)
-        return model.encoder.final_norm(x)
+        (memory,) = self.prompt(source, keep, *self._encoder_biases[1])
+        return State(memory, keep)
 
-    def decode(self, target: Tensor, cache: Cache) -> Tensor:
-        """target: ids, [batch, 1], that follow one or more in the cache. Returns [batch, 1, d_model]."""
-        model = self.model
-        keep = None if cache.source_mask is None else cache.source_mask[:, None, None, :]
-        biases = model._biases(cache, 1)
-        table, positions = model.decoder_embedding or model.embedding, model.decoder_positions
-        x = model._embed(table, positions or model.positions, target, cache.length)
-        first = model.decoder.layers[0]
-        state = x, *first.self_attention.project(first.self_attention_norm(x))
-        for number, (layer, bias) in enumerate(zip(self.between, biases, strict=True)):
-            x, q, keys, values = state
-            keys, values = cache.append(number, keys, values)
-            state = layer(x, q, keys, values, *cache.memory_keys_values[number], bias, keep)
-        cache.length += 1
-        return state[0]
+    def step(self, target: Tensor, state: State, *, every: bool = False) -> VocabularyLogProbs:
+        """Add ids, [batch, new]; returns the distributions after the last, or one row after the other of
+        those after every new id."""
+        start, end = state.length, state.length + target.shape[1]
+        state.reserve(end)
+        places, slots = torch.arange(start, end), state.buffers[..., start:end, :]
+        biases = self._rows(range(start, end), state.buffers.shape[4])
+        logits, normaliser = self.steps[every](
+            target, places, slots, state.buffers, state.memory, state.keep, *biases
+        )
+        state.length = end
+        size, shard = self.model.config.vocab_size, self.model.shard
+        return VocabularyLogProbs(logits, vocab_size=size, shard=shard, local_normaliser=normaliser)
+
+    def _rows(self, queries: range, capacity: int) -> list[Tensor]:
+        """Biases of these positions with all there is room for: [1, head or 1, query, capacity] each."""
+        if self._decoder_biases[0] != capacity:
+            # the last position's row, and after it what none of them sees; each position's is a part of it
+            rows = self.model.decoder.biases(range(capacity - 1, capacity), capacity)
+            zeros = torch.zeros(1, 1, 1, capacity)
+            whole = [zeros if row is None else row for row in _distinct(rows)]
+            ahead = [torch.cat([row, torch.full_like(row, -torch.inf)], -1) for row in whole]
+            self._decoder_biases = capacity, ahead
+        last = capacity - 1
+        parts = [
+            [row[..., last - q : last - q + capacity] for q in queries] for row in self._decoder_biases[1]
+        ]
+        return [one[0] if len(one) == 1 else torch.cat(one, 2) for one in parts]

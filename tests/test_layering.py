@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. A part imports from lower lines only; `checkpoint` and `web` are folders.
 LAYERS = (
     ("errors",),
-    ("config", "parallel", "quantized", "threads", "results", "rules", "settings"),
+    ("cache", "config", "parallel", "quantized", "threads", "results", "rules", "settings"),
     ("tokenizer", "languages", "model", "info"),
-    ("infill", "corruption", "generate", "traced"),
+    ("infill", "corruption", "generate", "fused", "traced"),
     ("figures", "batch", "network", "checkpoint"),
     ("rank", "codec", "record", "tasks"),
     ("group", "scheduler"),

@@ -1,4 +1,4 @@
-"""Recorded layers compute what the network does, whatever the sizes, once they are called often enough."""
+"""A recorded network computes what the plain one does, whatever the sizes, once it is called often enough."""
 
 import pytest
 import torch
@@ -10,32 +10,56 @@ from mt5.traced import WARM, Recorded, Traced
 RECORDABLE = sorted(set(VARIANTS) - {"nemo"})
 
 
-def compared(model, traced, batch, length, steps, *, padded):
-    """The largest difference of memory and states between the network and its recorded layers."""
-    source, target = ids(batch, length), ids(batch, steps, seed=1)
+def compared(model, traced, batch, length, news, *, padded):
+    """The largest difference of a logit or a normaliser, over steps of so many new ids each."""
+    source, target = ids(batch, length), ids(batch, sum(news), seed=1)
     mask = None
     if padded:
         mask = torch.ones_like(source, dtype=torch.bool)
         mask[0, length // 2 :] = False
-    memory, found = model.encode(source, mask), traced.encode(source, mask)
-    off = [(memory - found).abs().max()]
-    one, other = model.start(memory, mask), model.start(memory, mask)
-    model.decode(target[:, :2], one), model.decode(target[:, :2], other)
-    for place in range(2, steps):
-        new = target[:, place : place + 1]
-        off.append((model.decode(new, one) - traced.decode(new, other)).abs().max())
-    assert one.length == other.length == steps
+    cache, state = model.start(model.encode(source, mask), mask), traced.start(source, mask)
+    real, off, place = slice(0, model.config.vocab_size), [], 0
+    for new in news:
+        taken = target[:, place : place + new]
+        plain, found = model.log_probs(model.decode(taken, cache)[:, -1]), traced.step(taken, state)
+        off += [(plain.logits - found.logits)[:, real].abs().max()]
+        off += [(plain.normaliser - found.normaliser).abs().max()]
+        place += new
+    assert cache.length == state.length == place
     return max(off).item()
 
 
 @pytest.mark.parametrize("name", RECORDABLE)
 @torch.inference_mode()
-def test_recorded_layers_give_the_same_numbers(name):
+def test_a_recorded_network_gives_the_same_numbers(name):
     model = built(VARIANTS[name])
-    traced = Traced(model)
+    traced, news = Traced(model), (2, *[1] * (WARM + 12), 3)
     for batch, length, padded in ((1, 9, False), (3, 12, True), (2, 5, False), (4, 7, True), (1, 3, False)):
-        assert compared(model, traced, batch, length, WARM + 12, padded=padded) == 0
-    assert all(len(layer.records) == 2 for layer in traced.between)
+        # sums of as many numbers, which lie among as many zeros more, may be taken in another order
+        assert compared(model, traced, batch, length, news, padded=padded) <= 1e-5
+    assert len(traced.steps[False].records) == 2
+
+
+@torch.inference_mode()
+def test_every_new_id_gets_a_distribution_where_all_are_asked_for():
+    model = built(VARIANTS["t5"])
+    traced, source, target = Traced(model), ids(2, 6), ids(2, 4, seed=1)
+    found = traced.step(target, traced.start(source), every=True)
+    hidden = model.decode(target, model.start(model.encode(source)))
+    assert torch.allclose(found.logits, model.log_probs(hidden.flatten(0, 1)).logits, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_rows_of_a_decoding_can_be_chosen_while_it_goes_on():
+    model = built(VARIANTS["t5"])
+    traced, source, target = Traced(model), ids(3, 6), ids(3, 4, seed=1)
+    rows = torch.tensor([2, 0, 2])
+    state = traced.start(source)
+    traced.step(target[:, :3], state)
+    state.select(rows)
+    found = traced.step(target[rows, 3:], state)
+    expected = traced.step(target[rows], traced.start(source[rows]))
+    assert torch.allclose(found.logits, expected.logits, atol=1e-5)
 
 
 @torch.inference_mode()

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mt5.checkpoint.weights import Lazy, Quantized, mapped, narrow, padded
+from mt5.fused import fuse
 from mt5.model import MT5, Head
 from mt5.parallel import ColumnLinear, Packed, RowLinear, VocabularyEmbedding
-from mt5.quantized import SMALL, Half, Int8, packing
+from mt5.quantized import SINGLE, SMALL, Half, Int8, Single, packing
 
 MATRICES = (ColumnLinear, RowLinear, VocabularyEmbedding, Head)
 
@@ -26,19 +27,19 @@ def load(
 ) -> MT5:
     """Fill a network that was built on the meta device with this rank's part of the weights.
 
-    On a CPU, matrices of 8 or 16 bits are packed for its kernels (see quantized.py) and everything else is
-    float32. On a GPU norms stay in float32 beside float16 weights, because then activations are float32.
+    On a CPU, matrices are packed for its kernels (see quantized.py) and everything else is float32. On a GPU
+    norms stay in float32 beside float16 weights, because then activations are float32.
     in_place: look at weights where they lie in their file instead of copying them, where that can be done;
     float32 and bfloat16 are then neither packed nor fused.
     progress: called with the share of the numbers that are there, 0 to 1, from any thread.
     """
     mapping = in_place and dtype in (torch.float32, torch.bfloat16)
-    joints = {} if mapping else model.fuse()
+    joints = {} if mapping else fuse(model)
     parameters, partition, shard = dict(model.named_parameters()), model.partition(), model.shard
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
 
-    packs = device.type == "cpu" and not mapping and dtype != torch.float32
-    packed: dict[str, type[Int8] | type[Half]] = {}
+    packs = device.type == "cpu" and not mapping and (dtype != torch.float32 or SINGLE)
+    packed: dict[str, type[Int8] | type[Half] | type[Single]] = {}
     for name, owner in owners.items():
         large = parameters[name].numel() > SMALL
         if packs and large and isinstance(owner, MATRICES) and name.endswith("weight"):
