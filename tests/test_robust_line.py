@@ -48,8 +48,8 @@ async def joined(queue: Queue, *addresses: str) -> Line:
 
 def refusal(queue: Queue, addresses: tuple[str, ...], session: str, address: str) -> int:
     async def ask() -> int:
-        found = await (await joined(queue, *addresses)).refusal(queue, session, address)
-        return found[0] if found else 200
+        async with (await joined(queue, *addresses)).place(queue, session, address) as found:
+            return found[0] if found else 200
 
     return asyncio.run(ask())
 
@@ -79,6 +79,21 @@ def test_l5_one_tab_has_two_requests() -> None:
     queue.active_jobs = [[Queue.event("a")], None]
     assert refusal(queue, ("1", "1"), "a", "1") == 429
     assert refusal(queue, ("1", "1"), "b", "1") == 200
+
+
+def test_l5_requests_that_come_at_the_same_moment_do_not_pass_each_other() -> None:
+    async def ask() -> list[int]:
+        own, queue, told = Line(), Queue(), []
+
+        async def one() -> None:
+            async with own.place(queue, "a", "1") as found:
+                told.append(found[0] if found else 200)
+                await asyncio.sleep(0.01)  # as long as joining takes
+
+        await asyncio.gather(*(one() for _ in range(4)))
+        return told
+
+    assert sorted(asyncio.run(ask())) == [200, 200, 429, 429]
 
 
 def test_l7_what_nobody_listens_to_is_dropped_and_what_is_listened_to_stays() -> None:

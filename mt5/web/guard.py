@@ -86,13 +86,14 @@ class Guard:
                 await asyncio.to_thread(self.quota.add, len(body))
             return
         session = found[1].decode("latin-1") if found else ""
-        if refusal := await self.line.refusal(queue, session, address(scope)):
-            return await _refuse(send, *refusal)
-        answer = _Kept(send)
-        await self.app(scope, _again(body, receive), _sniffless(answer))
-        if answer.event_id:
-            joined = session or session_of(queue, answer.event_id)
-            self.line.joined(queue, joined, address(scope))
+        async with self.line.place(queue, session, address(scope)) as refusal:
+            if refusal:
+                return await _refuse(send, *refusal)
+            answer = _Kept(send)
+            await self.app(scope, _again(body, receive), _sniffless(answer))
+            if answer.event_id:
+                joined = session or session_of(queue, answer.event_id)
+                self.line.joined(queue, joined, address(scope))
 
     def _health(self, scope: Message) -> tuple[str, str]:
         queue = _queue(scope)

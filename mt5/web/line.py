@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 SESSION_AT_ONCE = 2  # requests of one browser tab
@@ -21,21 +21,39 @@ class Line:
 
     def __init__(self) -> None:
         self._addresses: OrderedDict[str, str] = OrderedDict()  # session → address
+        self._coming: list[tuple[str, str]] = []  # session and address of who was let in and has not joined
         self._listening: Counter[str] = Counter()
         self._dropping: set[asyncio.Task[None]] = set()
 
-    async def refusal(self, queue: Any, session: str, address: str) -> tuple[int, str] | None:
-        """Status and text for a request that cannot join now; None when it can."""
-        if session and sum(event.session_hash == session for event in events(queue)) >= SESSION_AT_ONCE:
+    @asynccontextmanager
+    async def place(self, queue: Any, session: str, address: str) -> AsyncIterator[tuple[int, str] | None]:
+        """Hold a place for a request while it joins; status and text when there is none."""
+        refusal = await self._refusal(queue, session, address)
+        if refusal:
+            yield refusal
+            return
+        self._coming.append((session, address))
+        try:
+            yield None
+        finally:
+            self._coming.remove((session, address))
+
+    async def _refusal(self, queue: Any, session: str, address: str) -> tuple[int, str] | None:
+        if session and self._held(queue, 0).count(session) >= SESSION_AT_ONCE:
             return 429, f"This page has {SESSION_AT_ONCE} requests running. Wait until one is done."
         end, most = time.monotonic() + HELD_S, (queue.max_size or 256) * ADDRESS_SHARE
-        while len(queue) < (queue.max_size or 256):
-            if sum(self._addresses.get(event.session_hash) == address for event in events(queue)) < most:
+        while len(queue) + len(self._coming) < (queue.max_size or 256):
+            if self._held(queue, 1).count(address) < most:
                 return None
             if time.monotonic() > end:
                 break
             await asyncio.sleep(0.2)
         return 503, f"Many are waiting: {len(queue)} requests. Try again in half a minute."
+
+    def _held(self, queue: Any, which: int) -> list[str]:
+        """Of every request that waits, runs or is about to join: its session (0) or its address (1)."""
+        known = [(event.session_hash, self._addresses.get(event.session_hash, "")) for event in events(queue)]
+        return [one[which] for one in (*known, *self._coming)]
 
     def joined(self, queue: Any, session: str, address: str) -> None:
         """Remember a session that has joined, and look later whether anyone listens."""
