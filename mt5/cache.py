@@ -1,5 +1,7 @@
 """Keys and values of decodings, kept from step to step."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,8 +23,8 @@ class Cache:
         self.first: list[tuple[Tensor, Tensor]] = []
         self.target_mask: Tensor | None = None  # [batch, target], True where the target is not padding
         self.length = 0
-        self.biases: list[Tensor | None] = []
-        self.reach = 0
+        self._row: list[Tensor | None] = []  # the biases of the last of so many positions
+        self._reach = 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values of new positions, [batch, head, new, d_kv]; return those of all positions.
@@ -42,6 +44,18 @@ class Cache:
         buffer[0, :, :, self.length : end] = keys
         buffer[1, :, :, self.length : end] = values
         return buffer[:, :, :, :end].unbind(0)
+
+    def biases(self, make: Callable[[range, int], list[Tensor | None]], length: int) -> list[Tensor | None]:
+        """Each layer's bias for the positions up to `length`: [1, head, new, length]; see Stack.biases.
+
+        Those of a single position are parts of one row, which is made once.
+        """
+        if length > self.length + 1:
+            return make(range(self.length, length), length)
+        if self._reach < length:
+            self._reach = max(2 * length, CAPACITY)
+            self._row = make(range(self._reach - 1, self._reach), self._reach)
+        return [None if row is None else row[..., self._reach - length :] for row in self._row]
 
     def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
         grown = buffer.new_empty(*buffer.shape[:3], capacity, buffer.shape[4])

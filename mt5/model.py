@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mt5.cache import CAPACITY, Cache
+from mt5.cache import Cache
 from mt5.config import ModelConfig, StackConfig
 from mt5.parallel import (
     ColumnLinear,
@@ -98,11 +98,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, stack: StackConfig, shard: Shard) -> None:
         super().__init__()
-        self.heads, self.score_scale, self.masked_score = (
-            shard.part(stack.num_heads),
-            stack.score_scale,
-            config.masked_score,
-        )
+        self.heads = shard.part(stack.num_heads)
+        self.score_scale, self.masked_score = stack.score_scale, config.masked_score
         width, bias = stack.num_heads * stack.d_kv, stack.linear_bias
         self.query = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
         self.key = ColumnLinear(config.d_model, width, bias=bias, shard=shard)
@@ -267,13 +264,12 @@ class MT5(nn.Module):
         rank's heads, [batch, new, source]. Returns the hidden states of the new positions,
         [batch, new, d_model].
         """
-        end = cache.length + target.shape[1]
+        places = slice(cache.length, cache.length + target.shape[1])
         keep, memory_keep = self._keep(target, cache)
-        biases = self._biases(cache, target.shape[1])
-        places = slice(cache.length, end)
+        biases = cache.biases(self.decoder.biases, places.stop)
         pairs = cache.memory_keys_values
         hidden = self.decoded(target, places, cache.append, pairs, keep, memory_keep, biases, attended)
-        cache.length = end
+        cache.length = places.stop
         return hidden
 
     def decoded(
@@ -341,17 +337,6 @@ class MT5(nn.Module):
         # float16 is a way to store weights; its range is too small for T5's activations
         x = x.float() if x.dtype == torch.float16 else x
         return x if positions is None else x + positions.weight[places]
-
-    def _biases(self, cache: Cache, new: int) -> list[Tensor | None]:
-        """Each layer's bias for the new positions; those of a single one are parts of one row, made once."""
-        start, length = cache.length, cache.length + new
-        if new > 1:
-            return self.decoder.biases(range(start, length), length)
-        if cache.reach < length:
-            cache.reach = max(2 * length, CAPACITY)
-            cache.biases = self.decoder.biases(range(cache.reach - 1, cache.reach), cache.reach)
-        parts = {bias: None if bias is None else bias[..., cache.reach - length :] for bias in cache.biases}
-        return [parts[bias] for bias in cache.biases]
 
     def _keep(self, target: Tensor, cache: Cache) -> tuple[Tensor | None, Tensor | None]:
         """Which keys the new positions see: in the target, [batch or 1, 1, new, target], and the source."""
