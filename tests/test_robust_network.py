@@ -1,4 +1,4 @@
-"""A page that is asked what it must not do (rows I1 to I16, N1 to N10, L5, L7, P1, P5 and P6)."""
+"""A page that is asked what it must not do (rows I1 to I16, N1 to N10, L5 to L7, P1, P5 and P6)."""
 
 import json
 import os
@@ -300,6 +300,15 @@ def test_l5_one_tab_has_two_requests_at_once(visitor: Visitor) -> None:
     assert visitor.healthy()
     # nobody listens to them
     until(lambda: visitor.join("a <mask>.", "flooding-tab").status_code == 200)
+
+
+def test_l6_a_tab_that_is_closed_stops_its_work(visitor: Visitor) -> None:
+    session, before = uuid.uuid4().hex[:12], visitor.server.tokens
+    assert visitor.join("slow <mask>", session).status_code == 200
+    with visitor.listening(session) as messages:
+        next(m for m in messages if m["msg"] == "process_starts")
+        until(lambda: visitor.server.tokens > before)
+    quiet(visitor)
 
 
 def quiet(visitor: Visitor) -> None:
