@@ -9,6 +9,7 @@ DTYPE ?= auto
 TP ?= 1
 SECONDS ?= 60
 SHORT ?=
+ONLY ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -94,7 +95,7 @@ browser:
 
 # Speed, memory and error beside the peers, which get a virtual environment of their own.
 bench: .bench/venv.stamp
-	.bench/venv/bin/python -m benchmarks $(if $(SHORT),--short)
+	.bench/venv/bin/python -m benchmarks $(if $(SHORT),--short) $(if $(ONLY),--only $(ONLY))
 
 .bench/venv.stamp: requirements.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv .bench/venv

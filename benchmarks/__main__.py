@@ -1,6 +1,7 @@
 """Measure all contenders, interleaved, and write the README's tables: `make bench` (SHORT=1 is quicker)."""
 
 import argparse
+import importlib
 import json
 import random
 import statistics
@@ -68,10 +69,15 @@ def example_pairs() -> tuple[list[str], list[list[int]]]:
 
 
 def errors(model: Measured, contenders: dict[str, Contender]) -> dict[str, float]:
-    """Mean error of a token's log-probability against transformers in float32, over what that writes."""
-    asked = example_pairs()[1] if model.name == "embedded" else sources(8, 16)
+    """Mean error of a token's log-probability against transformers in float32, over what that writes: for the
+    example prompts to the end, for random ones 8 tokens."""
     reference = contenders["transformers float32"]
-    targets = [reference.generate([source], 8)[0] for source in asked]
+    if model.name == "embedded":
+        asked = example_pairs()[1]
+        targets = [_ended(reference.fill([source], [], 0)[0]) for source in asked]
+    else:
+        asked = sources(8, 16)
+        targets = [reference.generate([source], 8)[0] for source in asked]
     right = [reference.score(source, target) for source, target in zip(asked, targets, strict=True)]
     found = {}
     for name, contender in contenders.items():
@@ -87,6 +93,10 @@ def errors(model: Measured, contenders: dict[str, Contender]) -> dict[str, float
     return found
 
 
+def _ended(ids: list[int]) -> list[int]:
+    return ids[: ids.index(1) + 1] if 1 in ids else ids
+
+
 def costs(model: Measured, name: str, threads: int) -> tuple[float, float]:
     """Seconds to load, and the most MB that it took beyond what the imports take, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks", "--load", model.name, name, str(threads)]
@@ -97,14 +107,12 @@ def costs(model: Measured, name: str, threads: int) -> tuple[float, float]:
 
 def load(model: str, name: str, threads: int) -> None:
     """The other side of `costs`."""
-    import ctranslate2  # noqa: F401
-    import transformers  # noqa: F401
-
-    import mt5  # noqa: F401
-
+    for module in ("ctranslate2", "transformers", "mt5"):
+        importlib.import_module(module)
+    path = measured(model, FOLDER).path
     before = _status("VmRSS")
     began = time.perf_counter()
-    contender = CONTENDERS[name](measured(model, FOLDER).path, FOLDER, threads)
+    contender = CONTENDERS[name](path, FOLDER, threads)
     took = time.perf_counter() - began
     contender.generate(sources(1, 16), 2)
     print(json.dumps([took, _status("VmHWM") - before]))
@@ -177,29 +185,39 @@ def job(contenders: dict[str, Contender], rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer rounds, no mt5-base, no long prompts")
+    parser.add_argument("--only", metavar="PART", help="one part again, such as mt5-small-2 or growth")
     parser.add_argument("--load", nargs=3, metavar=("MODEL", "CONTENDER", "THREADS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load:
         load(options.load[0], options.load[1], int(options.load[2]))
         return
-    FOLDER.mkdir(exist_ok=True)
-    names = ["embedded", "mt5-small"] + ([] if options.short else ["mt5-base"])
-    lines: list[str] = []
-    for name in names:
-        for threads in sorted({1, allowed()}):
-            rounds = 3 if name != "embedded" else 7 if options.short else 15
-            lengths = (16,) if options.short else (16, 128)
-            lines += [*table(measured(name, FOLDER), threads, rounds, lengths), ""]
-            print("\n".join(lines[-20:]), flush=True)
-    if not options.short:
-        draw(ROOT / "docs" / "growth.svg", FOLDER)
-        lines += ["![Milliseconds as prompt, batch and model grow](docs/growth.svg)", ""]
+    parts = FOLDER / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    models = ["embedded", "mt5-small"] + ([] if options.short else ["mt5-base"])
+    kinds = [(name, threads) for name in models for threads in sorted({1, allowed()})]
+    names = [f"{name}-{threads}" for name, threads in kinds] + ([] if options.short else ["growth"])
+    if options.only and options.only not in names:
+        parser.error(f"--only {options.only}: choose {', '.join(names)}")
+    for (name, threads), part in zip([*kinds, ("growth", 0)], names, strict=False):
+        if options.only in (None, part):
+            lines = growth() if name == "growth" else measure(name, threads, short=options.short)
+            (parts / f"{part}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            print("\n".join(lines), flush=True)
+    written = [(parts / f"{part}.md").read_text("utf-8") for part in names if (parts / f"{part}.md").exists()]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = "\n".join([BEGIN, "", *lines, END])
-    (FOLDER / "speed.md").write_text(text + "\n", encoding="utf-8")
-    if BEGIN in readme:
-        before, rest = readme.split(BEGIN, 1)
-        (ROOT / "README.md").write_text(before + text + rest.split(END, 1)[1], encoding="utf-8")
+    before, rest = readme.split(BEGIN, 1)
+    text = "\n".join([BEGIN, "", *written, END])
+    (ROOT / "README.md").write_text(before + text + rest.split(END, 1)[1], encoding="utf-8")
+
+
+def measure(name: str, threads: int, *, short: bool) -> list[str]:
+    rounds = 3 if name != "embedded" else 7 if short else 15
+    return table(measured(name, FOLDER), threads, rounds, (16,) if short else (16, 128))
+
+
+def growth() -> list[str]:
+    draw(ROOT / "docs" / "growth.svg", FOLDER)
+    return ["![Milliseconds as prompt, batch and model grow](docs/growth.svg)"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """Who is measured. Each writes exactly so many tokens, fills prompts by its own rules, and scores targets."""
 
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,26 +21,58 @@ class Contender:
     manieth time. score: log-probabilities of a target. bits: of the weights that a token takes."""
 
     generate: Callable[[Ids, int], list[list[int]]]
-    fill: Callable[[Ids, Sequence[str], int], object]
+    fill: Callable[[Ids, Sequence[str], int], Any]
     score: Callable[[Sequence[int], Sequence[int]], list[float]]
     bits: int
 
 
-def ours(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Contender:
+def ours(path: Path, folder: Path, dtype: str, bits: int, threads: int) -> Contender:
     import mt5
 
-    engine = mt5.open(path, dtype=dtype)
+    if dtype == "int8":
+        path = _stored(path, folder)
     torch.set_num_threads(threads)
+    with opening_threads(threads):
+        engine = mt5.open(path, dtype=dtype)
+    own = torch.get_num_threads()
 
     def generate(sources: Ids, tokens: int) -> list[list[int]]:
+        torch.set_num_threads(own)
         found = engine.generate(sources, max_new_tokens=tokens, stop=False)
         return [list(one.ids) for one in found]
 
-    def fill(sources: Ids, prompts: Sequence[str], turn: int) -> object:
+    def fill(sources: Ids, prompts: Sequence[str], turn: int) -> Any:
+        torch.set_num_threads(own)
         # another limit, which none of the prompts reaches, because the engine remembers its answers
         return engine.fill(list(prompts), num_alternatives=0, max_new_tokens=LONGEST + turn)
 
     return Contender(generate, fill, engine.log_probs, bits)
+
+
+def _stored(path: Path, folder: Path) -> Path:
+    """The network in 8 bits, written once; the peers convert theirs beforehand too."""
+    from mt5.checkpoint import convert
+
+    out = folder / f"int8-{path.name}"
+    source = (path / "model.safetensors").stat().st_mtime
+    if not (out / "model.safetensors").exists() or (out / "model.safetensors").stat().st_mtime < source:
+        shutil.rmtree(out, ignore_errors=True)
+        convert(path, out, to="huggingface", dtype="int8")
+    return out
+
+
+@contextmanager
+def opening_threads(most: int) -> Iterator[None]:
+    """Let an engine choose among so many threads at most, as OMP_NUM_THREADS does."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(most)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def transformers(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Contender:
@@ -76,7 +111,9 @@ def ctranslate2(path: Path, folder: Path, dtype: str, bits: int, threads: int) -
     import ctranslate2
 
     converted = folder / f"ctranslate2-{path.name}-{dtype}"
-    if not converted.exists():
+    written = converted / "model.bin"
+    if not written.exists() or written.stat().st_mtime < (path / "model.safetensors").stat().st_mtime:
+        shutil.rmtree(converted, ignore_errors=True)
         made = converted.with_name(converted.name + ".made")
         shutil.rmtree(made, ignore_errors=True)
         _converter(path).convert(str(made), quantization=dtype)
