@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from training.evaluate import (
     Figures,
     Gap,
     Guess,
+    by_chance,
     calibration_error,
     in_card,
     measure,
@@ -52,6 +54,13 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert calibration_error([WRONG] * 10) == pytest.approx(0.9)
 
 
+def test_calibration_by_chance_is_what_few_gaps_alone_bring() -> None:
+    half = replace(RIGHT, confidence=0.5)
+    few, many = (by_chance([half] * count, random.Random(0)) for count in (10, 1_000))
+    assert few == pytest.approx(0.123, abs=0.03)  # of ten coins; the mean distance from one half
+    assert many < 0.02
+
+
 def test_reliability_sets_what_was_said_beside_what_was_right() -> None:
     rows = reliability([replace(RIGHT, confidence=0.95)] * 3 + [replace(WRONG, confidence=0.99), WRONG])
     assert rows.splitlines()[2:] == ["| 90–100 % | 5 | 95% | 60% |"]
@@ -84,19 +93,19 @@ def test_one_language_is_measured(embedded: Engine, corpus: Path) -> None:
     ]
     guesses, measured = measure(embedded, corpus, "en", gaps)
     assert measured.facts == 0.5
-    assert len(guesses) == 2
+    assert len(guesses) == 8  # four words a sentence
     assert 0 <= measured.first <= measured.first_of_5 <= 1
     assert measured.counts_of_5 == 1  # the validation sentences are in this corpus
 
 
 def test_the_table_ends_in_mean_and_worst() -> None:
-    good = Figures(*[0.5] * 14)
+    good = Figures(*[0.5] * 15)
     bad = replace(good, facts=0.25, empty=1.0, bits_per_byte=2.0)
     head, _, en, fr, mean, worst = table({"en": good, "fr": bad}).splitlines()
     assert head.startswith("| language | facts | first | first of 5 |")
     assert (en.split(" | ")[1], fr.split(" | ")[1]) == ("50", "25")
     assert mean.startswith("| **mean** | 38 | 50 ")
-    assert (worst.split(" | ")[1], worst.split(" | ")[7], worst.split(" | ")[9]) == ("25", "2.00", "100")
+    assert (worst.split(" | ")[1], worst.split(" | ")[7], worst.split(" | ")[10]) == ("25", "2.00", "100")
 
 
 def test_figures_replace_those_in_the_card() -> None:

@@ -6,11 +6,12 @@ import lzma
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count, islice, pairwise, repeat
+from itertools import count, islice, pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import MT5ForConditionalGeneration
 
 import mt5
@@ -29,14 +30,15 @@ from training.data import (
     many_gaps,
     masked,
     read_facts,
+    read_lines,
     read_phrases,
     split_facts,
     text_examples,
     unbracketed,
 )
 from training.export import export
-from training.packing import IGNORED, Pack, hidden, packs
-from training.pretrain import Training, run, stream
+from training.packing import IGNORED, Pack, hidden, nats, packs, stacked
+from training.pretrain import Reading, Training, run, validation
 from training.recipe import Recipe, model_config
 
 CPU = torch.device("cpu")
@@ -206,9 +208,19 @@ def test_many_gaps_lie_in_order_and_never_touch(touching: bool) -> None:
 
 
 def test_long_lines_are_left_out(corpus: Path, tokenizer: Tokenizer) -> None:
-    examples = list(islice(text_examples(corpus, tokenizer, random.Random(0)), 500))
+    lines = {language: read_lines(corpus, language, 60) for language in vocabulary.LANGUAGES}
+    examples = list(islice(text_examples(lines, tokenizer, random.Random(0), SMALL), 500))
     assert all(key == UNNUMBERED for key, _ in examples)
     assert max(len(example.source) for _, example in examples) < 60
+
+
+def test_the_share_of_sentences_with_many_gaps_is_the_recipes(tokenizer: Tokenizer) -> None:
+    sentence = "We see the dog and they hear the sea. We see the dog and they hear the sea."
+    lines = {language: [sentence] for language in vocabulary.LANGUAGES}
+    for share in (0.0, 1.0):
+        examples = text_examples(lines, tokenizer, random.Random(0), replace(SMALL, many_gaps=share))
+        gaps = [sum(id_ in tokenizer.sentinels for id_ in each.target) for _, each in islice(examples, 200)]
+        assert (min(gaps) > 2) if share else (max(gaps) <= 2)
 
 
 def test_a_pack_holds_every_example_whole_and_apart() -> None:
@@ -221,6 +233,15 @@ def test_a_pack_holds_every_example_whole_and_apart() -> None:
     assert pack.labels.tolist() == [[9, 5, 1, 9, 6, 7, 1, IGNORED]]
     assert pack.target_segments.tolist() == [[1, 1, 1, 2, 2, 2, 2, 0]]
     assert pack.owners.tolist() == [[0, 0, 0, 1, 1, 1, 1, 0]]
+
+
+def test_packs_are_stacked_with_every_example_its_own() -> None:
+    examples = [Example([5, 6, 1], [9, 5, 1]), Example([7, 1], [9, 6, 7, 1])]
+    one, two = packs(iter(enumerate(examples)), rows=1, source=4, target=5)
+    both = stacked([one, two])
+    assert both.source.tolist() == [*one.source.tolist(), *two.source.tolist()]
+    assert both.keys == [0, 1]
+    assert both.owners[1, :4].tolist() == [1, 1, 1, 1]
 
 
 def test_an_example_in_a_pack_is_computed_as_if_alone(corpus: Path, tokenizer: Tokenizer) -> None:
@@ -242,7 +263,8 @@ def test_loss_falls_within_a_few_steps(corpus: Path, tokenizer: Tokenizer) -> No
     training = Training(replace(SMALL, warmup_steps=1), tokenizer, CPU)
     lessons = Lessons(lessons_of(split_facts(read_facts(corpus))[0], ()), tokenizer, random.Random(0))
     pieces = torch.tensor(lessons.pieces())
-    losses = [training.update(pack, 0.0, pieces)[0] for pack in islice(packs(iter(lessons), **SIZES), 30)]
+    coming = islice(packs(iter(lessons), **SIZES), 30)
+    losses = [float(training.update(pack, 0.0, pieces)[0]) for pack in coming]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
@@ -253,25 +275,47 @@ def test_choosing_among_all_pieces_is_choosing_from_the_whole_vocabulary(
     lessons = Lessons(lessons_of(read_facts(corpus)[:9], ()), tokenizer, random.Random(0))
     pack = next(packs(iter(lessons), **SIZES))
     with torch.no_grad():
-        whole, owners = training.losses(pack, None)
-        chosen, _ = training.losses(pack, torch.arange(tokenizer.vocab_size))
+        whole = nats(training.model, pack, None)
+        chosen = nats(training.model, pack, torch.arange(tokenizer.vocab_size))
     torch.testing.assert_close(whole, chosen)
+    assert not whole[pack.labels == IGNORED].any()
     _, per_example = training.update(pack, 0.0)
-    assert per_example == pytest.approx(
-        [float(whole[owners == n].sum()) for n in range(len(pack.keys))], rel=1e-4
-    )
+    expected = [float(whole[pack.owners == n].sum()) for n in range(len(pack.keys))]
+    assert per_example.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_text_follows_when_the_facts_have_had_their_time(tokenizer: Tokenizer) -> None:
+def test_text_follows_when_the_facts_have_had_their_time(corpus: Path, tokenizer: Tokenizer) -> None:
     training = Training(replace(SMALL, facts_first=0.5, facts_after=0.0), tokenizer, CPU)
-    fact, text = (
-        next(packs(iter([(key, Example([5, 1], [9, 1]))]), rows=1, source=2, target=2))
-        for key in (0, UNNUMBERED)
-    )
-    coming = stream(repeat(fact), repeat(text), training, 60.0, random.Random(0))
-    assert next(coming) is fact
+    coming = iter(Reading(training, corpus, tokenizer, 60.0))
+    assert max(next(coming).keys) != UNNUMBERED
     training.seconds = 30.0
-    assert next(coming) is text
+    assert set(next(coming).keys) == {UNNUMBERED}
+
+
+def test_workers_read_each_something_else(corpus: Path, tokenizer: Tokenizer) -> None:
+    recipe = replace(SMALL, facts_first=0.0, packs=2)
+    reading = Reading(Training(recipe, tokenizer, CPU), corpus, tokenizer, 60.0)
+    coming = DataLoader(reading, batch_size=None, num_workers=2)
+    first, second = islice(coming, 2)
+    assert first.source.shape == (8, 60)
+    assert not torch.equal(first.source, second.source)
+
+
+def test_dropout_leaves_out_by_chance(corpus: Path, tokenizer: Tokenizer) -> None:
+    model = Training(SMALL, tokenizer, CPU).model
+    pack = next(iter(validation(corpus, tokenizer, SMALL)))
+    with torch.no_grad():
+        assert torch.equal(hidden(model, pack), hidden(model, pack))
+        assert not torch.equal(hidden(model, pack, 0.5), hidden(model, pack, 0.5))
+
+
+def test_validation_asks_for_one_word_of_sentences_kept_out(corpus: Path, tokenizer: Tokenizer) -> None:
+    training = Training(SMALL, tokenizer, CPU)
+    coming = validation(corpus, tokenizer, SMALL)
+    assert sum(len(pack.keys) for pack in coming) == 2 * len(vocabulary.LANGUAGES)
+    surprise, right = training.validate(coming, tokenizer.sentinels[0])
+    assert surprise > 1
+    assert 0 <= right < 1
 
 
 def test_a_resumed_run_goes_on_as_if_never_stopped(
@@ -291,8 +335,8 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     for pack in coming[6:]:
         second.update(pack, 0.1)
     assert second.step == whole.step == 12
-    for name, weight in whole.average.items():
-        torch.testing.assert_close(second.average[name], weight, rtol=0, atol=0)
+    for weight, other in zip(whole.average.parameters(), second.average.parameters(), strict=True):
+        torch.testing.assert_close(other, weight, rtol=0, atol=0)
 
 
 def test_a_step_in_which_the_process_was_stopped_counts_little(
@@ -323,7 +367,7 @@ def test_a_run_keeps_to_its_minutes_and_says_its_loss(trained: Path) -> None:
     state = torch.load(trained / "state.pt", weights_only=True)
     assert state["step"] > 0
     assert 1 <= state["seconds"] < 20
-    assert "loss of facts" in (trained / "log.txt").read_text()
+    assert "first right" in (trained / "log.txt").read_text()
 
 
 def test_export_opens_in_transformers_with_equal_logits(

@@ -9,18 +9,18 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from mt5 import infill
 from mt5.tokenizer import Tokenizer
+from training.recipe import Recipe
 from training.vocabulary import LANGUAGES
 
 WITHOUT_SPACES = ("ja", "zh")
 WORD = re.compile(r"\w(?:[\w'’-]*\w)?[\u0900-\u097f]*")  # Devanagari's vowel signs are not \w
 HELD_OUT = 10
 """One in so many facts with a second template is kept for evaluation."""
-LONGEST_LINE = 60
-LANGUAGE_EXPONENT = 0.4
 KNOWN = 0.3
 """A lesson whose answer costs fewer nats than this is known: it is repeated in one pass of a few only."""
 REPEATED = 0.25
@@ -128,8 +128,8 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
-def read_lines(corpus: Path, language: str, longest: int = LONGEST_LINE) -> list[str]:
-    """The lines of a language that are short enough to learn from in little time."""
+def read_lines(corpus: Path, language: str, longest: int) -> list[str]:
+    """The lines of a language of at most so many characters, half as many in Japanese and Chinese."""
     with lzma.open(corpus / f"{language}.txt.xz", "rt", encoding="utf-8") as file:
         lines = file.read().splitlines()
     return [line for line in lines if len(line) <= (longest // 2 if language in WITHOUT_SPACES else longest)]
@@ -236,19 +236,20 @@ class Lessons:
         return sorted(ids | set(self.tokenizer.sentinels[:MOST_GAPS]))
 
 
-def text_examples(corpus: Path, tokenizer: Tokenizer, rng: random.Random) -> Iterator[tuple[int, Example]]:
+def text_examples(
+    lines: dict[str, list[str]], tokenizer: Tokenizer, rng: random.Random, recipe: Recipe
+) -> Iterator[tuple[int, Example]]:
     """Sentences without end, UNNUMBERED, a language drawn with its number of lines to a power below one.
 
-    Half of them have one or two gaps as people make them, half more of one word each: a longer lesson for the
-    same reading.
+    A share of them have a word in four as gaps, a longer lesson for the same reading; the others one gap or
+    two as people make them.
     """
-    lines = {language: read_lines(corpus, language) for language in LANGUAGES}
-    weights = [len(lines[language]) ** LANGUAGE_EXPONENT for language in LANGUAGES]
+    weights = list(accumulate(len(lines[language]) ** recipe.language_exponent for language in LANGUAGES))
     while True:
-        [language] = rng.choices(LANGUAGES, weights)
+        [language] = rng.choices(LANGUAGES, cum_weights=weights)
         text = rng.choice(lines[language])
         if spans := words(text, language):
-            chosen = gaps(spans, rng) if rng.random() < 0.5 else many_gaps(spans, rng)
+            chosen = many_gaps(spans, rng) if rng.random() < recipe.many_gaps else gaps(spans, rng)
             yield UNNUMBERED, masked(text, chosen, tokenizer)
 
 

@@ -3,11 +3,12 @@
 import argparse
 import json
 import math
+import random
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from string import Template
@@ -21,10 +22,13 @@ from training.data import HELD_OUT, read_facts, split_facts, stable_hash
 from training.vocabulary import LANGUAGES
 
 BINS = 15
+CALIBRATED = 6
+"""Words of a sentence that are asked for, each alone, to see what confidence means."""
+DRAWS = 100
 FREE_PROMPTS = 50
 BATCH = 50
 REPORT = Path(__file__).with_name("figures.md")
-LOW = ("bits_per_byte", "calibration_error", "empty", "repeating")
+LOW = ("bits_per_byte", "calibration_error", "by_chance", "empty", "repeating")
 """Figures that are better when they are low."""
 
 
@@ -40,6 +44,10 @@ class Gap:
     def prompt(self) -> str:
         return f"{self.before}{MASK}{self.after}"
 
+    @property
+    def text(self) -> str:
+        return f"{self.before}{self.answer}{self.after}"
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -48,7 +56,8 @@ class Figures:
     facts: held-out facts whose greedy fill is exactly right. first, first_of_5: the first token of one masked
     word is the likeliest, or among the five likeliest; token, token_of_5: the same of all its tokens, the
     earlier ones given. word: the greedy fill is exactly the word. bits_per_byte: of the word and its end.
-    calibration_error: expected, of the first token. empty, repeating: shares of greedy fills.
+    calibration_error: expected, of the first token of up to CALIBRATED words a sentence; by_chance: what it
+    would be if every confidence were true. empty, repeating: shares of greedy fills.
     frequent, frequent_of_5, counts, counts_of_5: first and first_of_5 of the baselines.
     """
 
@@ -60,6 +69,7 @@ class Figures:
     word: float
     bits_per_byte: float
     calibration_error: float
+    by_chance: float
     empty: float
     repeating: float
     frequent: float
@@ -78,12 +88,13 @@ class Guess:
     bits: float
 
 
-def word_gaps(corpus: Path, language: str) -> list[Gap]:
-    """One gap per sentence of the validation text: a word chosen by the sentence's hash."""
+def word_gaps(corpus: Path, language: str, each: int = 1) -> list[Gap]:
+    """Gaps of one word in the validation text, up to so many a sentence, the first chosen by its hash."""
     gaps = []
     for text in (corpus / "valid" / f"{language}.txt").read_text(encoding="utf-8").splitlines():
-        if spans := infill.words(text):
-            start, end = spans[stable_hash(text) % len(spans)]
+        spans, chosen = infill.words(text), stable_hash(text)
+        for number in range(min(each, len(spans))):
+            start, end = spans[(chosen + number) % len(spans)]
             gaps.append(Gap(text[:start], text[start:end], text[end:]))
     return gaps
 
@@ -100,9 +111,11 @@ def fact_gaps(corpus: Path) -> dict[str, list[Gap]]:
 def guess(engine: Engine, gaps: Sequence[Gap]) -> list[Guess]:
     """Teacher forcing of every gap's answer."""
     tokenizer = engine.tokenizer
-    guesses = []
+    guesses: dict[int, Guess] = {}
+    order = sorted(range(len(gaps)), key=lambda number: len(gaps[number].text))
     for first in range(0, len(gaps), BATCH):
-        batch = gaps[first : first + BATCH]
+        numbers = order[first : first + BATCH]
+        batch = [gaps[number] for number in numbers]
         sources = [[*tokenizer.encode_masked((gap.before, gap.after)), tokenizer.eos_id] for gap in batch]
         targets = [
             [
@@ -112,12 +125,13 @@ def guess(engine: Engine, gaps: Sequence[Gap]) -> list[Guess]:
             ]
             for gap in batch
         ]
-        for scored in engine.network.score(sources, targets, candidates=1):
+        scores = engine.network.score(sources, targets, candidates=1)
+        for number, scored in zip(numbers, scores, strict=True):
             [(_, best)] = scored.candidates[1]
-            guesses.append(
-                Guess(math.exp(best), scored.ranks[1:-1], -sum(scored.log_probs[1:]) / math.log(2))
+            guesses[number] = Guess(
+                math.exp(best), scored.ranks[1:-1], -sum(scored.log_probs[1:]) / math.log(2)
             )
-    return guesses
+    return [guesses[number] for number in range(len(gaps))]
 
 
 def fill(engine: Engine, prompts: Sequence[str]) -> list[str]:
@@ -134,6 +148,15 @@ def calibration_error(guesses: Sequence[Guess], bins: int = BINS) -> float:
     return sum(
         abs(sum(g.confidence - (g.ranks[0] == 1) for g in group)) for group in binned(guesses, bins)
     ) / len(guesses)
+
+
+def by_chance(guesses: Sequence[Guess], rng: random.Random) -> float:
+    """The calibration error that these confidences have on average if each is true: few gaps are not none."""
+    draws = (
+        [replace(each, ranks=(1 if rng.random() < each.confidence else 2,)) for each in guesses]
+        for _ in range(DRAWS)
+    )
+    return mean([calibration_error(drawn) for drawn in draws])
 
 
 def binned(guesses: Sequence[Guess], bins: int = BINS) -> list[list[Guess]]:
@@ -176,15 +199,16 @@ def mean(values: Sequence[float]) -> float:
 
 
 def measure(engine: Engine, corpus: Path, language: str, facts: Sequence[Gap]) -> tuple[list[Guess], Figures]:
-    """Measure one language; the guesses at its validation words as well."""
+    """Measure one language; the guesses at its validation words as well, several a sentence."""
     gaps = word_gaps(corpus, language)
     guesses, written = guess(engine, gaps), fill(engine, [gap.prompt for gap in gaps])
+    several = guess(engine, word_gaps(corpus, language, CALIBRATED))
     filled_facts = fill(engine, [gap.prompt for gap in facts])
     ranks = [rank for each in guesses for rank in each.ranks]
     counts = Counts(corpus, language, [(gap.before, gap.after) for gap in gaps])
     frequent = hits(engine, gaps, [counts.frequent] * len(gaps))
     counted = hits(engine, gaps, [counts.ranked(gap.before, gap.after) for gap in gaps])
-    return guesses, Figures(
+    return several, Figures(
         facts=mean([text == gap.answer for text, gap in zip(filled_facts, facts, strict=True)]),
         first=mean([each.ranks[0] == 1 for each in guesses]),
         first_of_5=mean([each.ranks[0] <= 5 for each in guesses]),
@@ -192,7 +216,8 @@ def measure(engine: Engine, corpus: Path, language: str, facts: Sequence[Gap]) -
         token_of_5=mean([rank <= 5 for rank in ranks]),
         word=mean([text == gap.answer for text, gap in zip(written, gaps, strict=True)]),
         bits_per_byte=sum(each.bits for each in guesses) / sum(len(gap.answer.encode()) for gap in gaps),
-        calibration_error=calibration_error(guesses),
+        calibration_error=calibration_error(several),
+        by_chance=by_chance(several, random.Random(0)),
         empty=mean([not text for text in written[:FREE_PROMPTS]]),
         repeating=mean([repeats(text) for text in written[:FREE_PROMPTS]]),
         frequent=frequent[0],
@@ -238,6 +263,7 @@ def report(results: dict[str, Figures], guesses: Sequence[Guess], facts: int) ->
         gaps=f"{len(guesses):,}",
         facts=f"{facts:,}",
         held_out=HELD_OUT,
+        calibrated=CALIBRATED,
     )
 
 

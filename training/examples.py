@@ -82,7 +82,7 @@ def rows(engine: Engine, corpus: Path) -> list[dict[str, object]]:
     facts, phrases = read_facts(corpus), read_phrases()
     found: list[dict[str, object]] = []
     for language in LANGUAGES:
-        text = "\n".join(read_lines(corpus, language)[:20_000])
+        text = "\n".join(read_lines(corpus, language, 60)[:20_000])
         offered = list(candidates(language, facts, phrases, text))
         fills = engine.fill([each.prompt for each in offered], num_alternatives=0)
         own = chosen([(each, fill.completion) for each, fill in zip(offered, fills, strict=True)])

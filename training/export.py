@@ -117,6 +117,8 @@ def export(run: Path, out: Path) -> str:
         "sha256": sha256,
         "minutes": f"{state['seconds'] / 60:.0f}",
         "steps": f"{state['step']:,}",
+        "device": state["device"],
+        "longest": str(recipe.longest),
     } | {name: str(value) for name, value in config.items()}
     (out / "README.md").write_text(
         Template(CARD.read_text(encoding="utf-8")).substitute(facts), encoding="utf-8"

@@ -1,10 +1,13 @@
 """Several examples in one row, kept apart by segments, so that hardly any id is padding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mt5.model import MT5, Attention
 from training.data import Example
@@ -32,19 +35,20 @@ class Pack:
 
     def to(self, device: torch.device) -> "Pack":
         tensors = (self.source, self.source_segments, self.inputs, self.labels, self.target_segments)
-        return Pack(*(tensor.to(device) for tensor in tensors), self.owners.to(device), self.keys)
+        moved = [tensor.to(device, non_blocking=True) for tensor in (*tensors, self.owners)]
+        return Pack(*moved, self.keys)
 
 
 class Filling:
     """A pack being filled: each example goes into the first row that has room for it."""
 
     def __init__(self, rows: int, source: int, target: int, start_id: int = 0) -> None:
-        self.source = torch.zeros(rows, source, dtype=torch.long)
-        self.inputs = torch.full((rows, target), start_id)
-        self.labels = torch.full((rows, target), IGNORED)
-        self.source_segments = torch.zeros(rows, source, dtype=torch.long)
-        self.target_segments = torch.zeros(rows, target, dtype=torch.long)
-        self.owners = torch.zeros(rows, target, dtype=torch.long)
+        self.source = np.zeros((rows, source), dtype=np.int64)
+        self.inputs = np.full((rows, target), start_id)
+        self.labels = np.full((rows, target), IGNORED)
+        self.source_segments, self.target_segments, self.owners = (
+            np.zeros((rows, width), dtype=np.int64) for width in (source, target, target)
+        )
         self.used = [(0, 0, 0)] * rows  # source ids, target ids, examples
         self.keys: list[int] = []
 
@@ -53,10 +57,10 @@ class Filling:
         width, height = len(example.source), len(example.target)
         for row, (a, b, count) in enumerate(self.used):
             if a + width <= self.source.shape[1] and b + height <= self.inputs.shape[1]:
-                self.source[row, a : a + width] = torch.tensor(example.source)
+                self.source[row, a : a + width] = example.source
                 self.source_segments[row, a : a + width] = count + 1
-                self.inputs[row, b + 1 : b + height] = torch.tensor(example.target[:-1])
-                self.labels[row, b : b + height] = torch.tensor(example.target)
+                self.inputs[row, b + 1 : b + height] = example.target[:-1]
+                self.labels[row, b : b + height] = example.target
                 self.target_segments[row, b : b + height] = count + 1
                 self.owners[row, b : b + height] = len(self.keys)
                 self.used[row] = (a + width, b + height, count + 1)
@@ -65,8 +69,17 @@ class Filling:
         return False
 
     def pack(self) -> Pack:
-        tensors = (self.source, self.source_segments, self.inputs, self.labels, self.target_segments)
-        return Pack(*tensors, self.owners, self.keys)
+        arrays = (self.source, self.source_segments, self.inputs, self.labels, self.target_segments)
+        return Pack(*map(torch.from_numpy, (*arrays, self.owners)), self.keys)
+
+
+def stacked(parts: Sequence[Pack]) -> Pack:
+    """The rows of several packs in one."""
+    firsts = accumulate((len(part.keys) for part in parts), initial=0)
+    owners = [part.owners + first for part, first in zip(parts, firsts, strict=False)]
+    names = ("source", "source_segments", "inputs", "labels", "target_segments")
+    tensors = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    return Pack(*tensors, torch.cat(owners), [key for part in parts for key in part.keys])
 
 
 def packs(examples: Iterator[tuple[int, Example]], *, rows: int, source: int, target: int) -> Iterator[Pack]:
@@ -86,29 +99,50 @@ def packs(examples: Iterator[tuple[int, Example]], *, rows: int, source: int, ta
         yield filling.pack()
 
 
-def hidden(model: MT5, pack: Pack) -> Tensor:
-    """The decoder's states for a pack, [row, target, d_model], each example seeing itself alone."""
+def hidden(model: MT5, pack: Pack, dropout: float = 0.0) -> Tensor:
+    """The decoder's states for a pack, [row, target, d_model], each example seeing itself alone.
+
+    dropout: share of what every layer adds, and of the embeddings, that is left out by chance.
+    """
 
     def attend(layer: Attention, x: Tensor, memory: Tensor, keep: Tensor, bias: Tensor | None) -> Tensor:
-        return layer(x, *layer.keys_values(memory), keep, bias)
+        return some(layer(x, *layer.keys_values(memory), keep, bias))
+
+    def some(x: Tensor) -> Tensor:
+        return F.dropout(x, dropout) if dropout else x
 
     own = pack.source_segments
     keep = (own[:, :, None] == own[:, None, :])[:, None]
-    x = model.embedding(pack.source)
+    x = some(model.embedding(pack.source))
     biases = model.encoder.biases(range(own.shape[1]), own.shape[1])
     for layer, bias in zip(model.encoder.layers, biases, strict=True):
         normed = layer.self_attention_norm(x)
         x = x + attend(layer.self_attention, normed, normed, keep, bias)
-        x = x + layer.feed_forward(layer.feed_forward_norm(x))
-    memory = model.encoder.final_norm(x)
+        x = x + some(layer.feed_forward(layer.feed_forward_norm(x)))
+    memory = some(model.encoder.final_norm(x))
     theirs, width = pack.target_segments, pack.inputs.shape[1]
     seen = (theirs[:, :, None] == own[:, None, :])[:, None]
     keep = ((theirs[:, :, None] == theirs[:, None, :]).tril())[:, None]
-    x = model.embedding(pack.inputs)
+    x = some(model.embedding(pack.inputs))
     biases = model.decoder.biases(range(width), width)
     for layer, bias in zip(model.decoder.layers, biases, strict=True):
         normed = layer.self_attention_norm(x)
         x = x + attend(layer.self_attention, normed, normed, keep, bias)
         x = x + attend(layer.cross_attention, layer.cross_attention_norm(x), memory, seen, None)
-        x = x + layer.feed_forward(layer.feed_forward_norm(x))
-    return model.decoder.final_norm(x)
+        x = x + some(layer.feed_forward(layer.feed_forward_norm(x)))
+    return some(model.decoder.final_norm(x))
+
+
+def nats(model: MT5, pack: Pack, pieces: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Cross-entropy of every label in nats, [row, target], 0 on padding.
+
+    pieces: the ids among which the model has to choose, in order; None is the whole vocabulary.
+    """
+    states, labels = hidden(model, pack, dropout), pack.labels
+    if pieces is None:
+        logits = model.logits(states)
+    else:
+        logits = F.linear(states * model.config.head_scale, model.embedding.weight[pieces])
+        labels = torch.where(labels == IGNORED, IGNORED, torch.searchsorted(pieces, labels))
+    each = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+    return each.view_as(labels)

@@ -12,8 +12,14 @@ BIAS_SLOPE = 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does. facts_first: share of the time in which only facts are seen; facts_after: their
-    share of the packs from then on. rows, source, target: a pack's rows and their lengths in ids."""
+    """What a run does.
+
+    facts_first: share of the time in which only facts are seen; facts_after: their share of the packs from
+    then on. many_gaps: share of sentences with a word in four masked. longest: characters of a sentence.
+    language_exponent: a language is drawn with its number of sentences to this power. rows, source, target:
+    a pack's rows and their lengths in ids; packs: how many make a step. validation: sentences a language
+    that are asked for beside the log.
+    """
 
     d_model: int = 256
     num_heads: int = 4
@@ -30,6 +36,12 @@ class Recipe:
     rows: int = 24
     source: int = 48
     target: int = 20
+    packs: int = 1
+    longest: int = 60
+    language_exponent: float = 0.4
+    many_gaps: float = 0.5
+    dropout: float = 0.0
+    validation: int = 20
     facts_first: float = 0.4
     facts_after: float = 0.4
     average: float = 0.998
