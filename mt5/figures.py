@@ -192,8 +192,8 @@ def attention(
         "hovertext": hover,
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
-    xaxis = _named(list(range(len(columns))), columns) | {"title": {"text": plain(read)}}
-    yaxis = _named(list(range(len(rows))), rows) | {"title": {"text": plain(written)}}
+    xaxis = _named(list(range(len(columns))), columns) | {"title": _axis_title(read)}
+    yaxis = _named(list(range(len(rows))), rows) | {"title": _axis_title(written)}
     yaxis["range"] = [len(rows) - 0.5, -0.5]
     return _figure(cells, title, xaxis, yaxis, notation, height=MAP_HEIGHT, left=96, dragmode="zoom")
 
@@ -285,13 +285,18 @@ def _figure(
     Made at once: plotly takes ten times as long for a figure that is changed step by step.
     """
     lines = _wrapped(title)
-    place = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+    place = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "bottom"}
     layout = {
         "template": "none",
         "height": height,
         "separators": notation.separators,
-        "title": {"text": "<br>".join(map(plain, lines)), "font": {"size": 14}, "pad": {"t": 8}, **place},
-        "margin": {"l": left, "r": 12, "t": 26 + 18 * len(lines), "b": 40},
+        "title": {
+            "text": "<br>".join(map(plain, lines)),
+            "font": {"size": 14},
+            "pad": {"b": 18 * len(lines) - 4},
+            **place,
+        },
+        "margin": {"l": left, "r": 12, "t": 34 + 18 * len(lines), "b": 40},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
@@ -320,7 +325,11 @@ def _named(numbers: Sequence[int], labels: Sequence[str]) -> Part:
 def _measured(unit: str, ends: Sequence[float]) -> Part:
     """An axis with bits along it."""
     end = max([1.2, *ends])
-    return {"title": {"text": plain(unit)}, "gridcolor": GRID, "zeroline": False, "range": [0, end]}
+    return {"title": _axis_title(unit), "gridcolor": GRID, "zeroline": False, "range": [0, end]}
+
+
+def _axis_title(text: str) -> Part:
+    return {"text": plain(text), "font": {"size": 13}}
 
 
 def _short(text: str, longest: int = LONGEST_LABEL) -> str:

@@ -15,6 +15,7 @@ import mt5
 
 if TYPE_CHECKING:
     from mt5.engine import Engine
+    from tests.browser.driving import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +29,17 @@ def embedded() -> Iterator["Engine"]:
     """The embedded model in float32, opened once for all tests."""
     with mt5.open(ROOT / "assets" / "model", dtype="float32") as engine:
         yield engine
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """The page on an engine without a model, served by another process, which must not fail."""
+    from tests.browser.driving import Server
+
+    server = Server(tmp_path_factory.mktemp("page") / "log", "-m", "tests.fake_page")
+    yield server
+    server.close()
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"fill", "score", "sweep", "corrupt", "languages", "info"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]  # they start a server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("page") / "log", "-m", "tests.fake_page")
-    yield server
-    server.close()
-    assert "Traceback" not in server.log.read_text()
 
 
 def client(server: Server, program: str) -> Any:

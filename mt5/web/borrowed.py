@@ -26,8 +26,10 @@ const say = () => {
     if (node.data.startsWith('processing')) write(node, `${said.working} · `);
   }
 };
-new MutationObserver(say).observe(document.body, {childList: true, subtree: true, characterData: true});
-say();
+let due = 0;  // at most once for each frame, before it is painted
+const soon = () => { due ||= requestAnimationFrame(() => { due = 0; say(); }); };
+new MutationObserver(soon).observe(document.body, {childList: true, subtree: true, characterData: true});
+soon();
 """
 
 

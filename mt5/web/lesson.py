@@ -52,9 +52,12 @@ def measured(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
     shown, _ = revealed(engine, asked, text)
     fill = engine.fill(asked.prompt)
     guess = asked.guess.strip()
-    own = engine.score(asked.prompt, [guess] * len(fill.spans)) if guess else fill
-    names = (text("lesson_you") if guess else text("lesson_model"), text("lesson_model"))
-    figure = figures.comparison(own, fill, names=names, **charts.said("score_title", text))
+    said = charts.said("score_title", text)
+    if not guess:
+        return shown, charts.drawn(figures.surprise(fill.tokens, **said), "surprise")
+    own = engine.score(asked.prompt, [guess] * len(fill.spans))
+    names = (text("lesson_you"), text("lesson_model"))
+    figure = figures.comparison(own, fill, names=names, **said)
     return shown, charts.drawn(figure, "surprise")
 
 

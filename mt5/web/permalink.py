@@ -74,7 +74,8 @@ def restored(tabs: Sequence[Tab], query: Mapping[str, str], text: Text) -> list[
         own = query if tab.id == chosen else {}
         said = {**tab.missing(own, text), **own}
         for name, field in tab.fields.items():
-            if name in said:
+            # what stands there already is not sent: it would overwrite what is being typed
+            if name in said and said[name] != getattr(field, "value", None):
                 updates[field] = read(field, said[name])
             updates.setdefault(field, gr.skip())
         updates[tab.go] = "go" if tab.id == chosen and query.get("run") == "1" else gr.skip()

@@ -72,7 +72,8 @@ class Text:
             kind: Literal["long", "short"] = "long" if "long" in formats else "short"
             # as a whole number: a float's plural is that of 1.0, never that of 1
             return format_compact_decimal(int(value), format_type=kind, fraction_digits=1, locale=self.locale)
-        return format_decimal(value, "#,##0" + ("." + "0" * digits if digits else ""), locale=self.locale)
+        shape = "#,##0" + ("." + "0" * digits if digits else "")
+        return format_decimal(value, shape, locale=self.locale).replace("-", "−")
 
     def size(self, value: float, unit: Literal["megabyte", "gigabyte"], digits: int = 0) -> str:
         """Of memory or a file, in the reader's way."""
