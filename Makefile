@@ -41,9 +41,9 @@ load: .venv/test.stamp
 audit: .venv/audit.stamp
 	$(BIN)/python -m pip_audit --progress-spinner off
 
-# The requirements as a bill of materials (CycloneDX).
-sbom: .venv/audit.stamp
-	$(BIN)/python -m cyclonedx_py requirements requirements.txt -o sbom.cdx.json
+# All that the requirements install, with licences, as a bill of materials (CycloneDX).
+sbom: .venv/audit.stamp .venv/sbom.stamp
+	$(BIN)/python -m cyclonedx_py environment --output-reproducible -o sbom.cdx.json .venv/sbom/bin/python
 
 # An archive of random weights as large as the published one: 6.5 GB of disk and of memory.
 test-3b: .venv/test.stamp nemo_3b_random.nemo
@@ -91,6 +91,12 @@ browser:
 
 .venv/audit.stamp: requirements-audit.txt .venv/run.stamp
 	$(PIP) -r requirements-audit.txt
+	@touch $@
+
+# A virtual environment of what the page needs and nothing else.
+.venv/sbom.stamp: requirements.txt | .venv/bin/python
+	$(PYTHON) -m venv --clear --without-pip .venv/sbom
+	$(BIN)/python -m pip --python .venv/sbom/bin/python install --quiet -r requirements.txt
 	@touch $@
 
 # Speed, memory and error beside the peers, which get a virtual environment of their own.
