@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from mt5 import figures
-from mt5.engine import Engine
 from mt5.info import Info
 from mt5.languages import LANGUAGES
 from mt5.record import record
@@ -18,6 +17,9 @@ from mt5.web.export import nothing
 from mt5.web.faults import SAID, fault
 from mt5.web.sessions import left
 from mt5.web.text import Text
+
+if TYPE_CHECKING:
+    from mt5.engine import Engine
 
 
 @dataclass(frozen=True, eq=False)  # told apart by identity: a page asks for a hash of its state
@@ -91,7 +93,7 @@ def views(answer: Answer | None, text: Text, *, draw: bool = True) -> list[Any]:
 
 
 def streamed(
-    engine: Engine,
+    engine: "Engine",
     text: Text,
     prompt: str,
     spoken: str | None,

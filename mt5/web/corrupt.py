@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from mt5.corruption import Corruption
-from mt5.engine import Engine
 from mt5.errors import PromptError
 from mt5.info import Info
 from mt5.record import record
@@ -20,6 +19,9 @@ from mt5.web.settings import whole
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import Shell, Tab, heavy
 from mt5.web.text import Text, text_of
+
+if TYPE_CHECKING:
+    from mt5.engine import Engine
 
 COLUMNS = ("span", "text", "model", "model_log_prob", "sentence")
 COLOURS = 8  # of .span-0, .span-1, … in assets/style.css
@@ -58,7 +60,7 @@ def cut(text: str, spans: int) -> tuple[str, ...]:
     return (*parts, text)
 
 
-def corrupted(engine: Engine, sentence: str, chosen: object, **options: Any) -> Answer:
+def corrupted(engine: "Engine", sentence: str, chosen: object, **options: Any) -> Answer:
     """Cut a sentence up and let the model try to restore it. options: density, mean_span, seed."""
     if MASK in sentence:
         raise PromptError(f"The sentence holds {MASK}. Spans are cut out of a whole one.")

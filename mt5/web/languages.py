@@ -5,12 +5,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from mt5 import figures
-from mt5.engine import Engine
 from mt5.errors import PromptError
 from mt5.info import Info
 from mt5.languages import ASSETS, LANGUAGES
@@ -23,6 +22,9 @@ from mt5.web.faults import SAID, fault
 from mt5.web.settings import settings_of
 from mt5.web.tab import Shell, Tab, heavy
 from mt5.web.text import Text, escape, text_of
+
+if TYPE_CHECKING:
+    from mt5.engine import Engine
 
 COLUMNS = ("language", "prompt", "text", "span", "expected", "log_prob", "perplexity")
 
@@ -62,7 +64,7 @@ class Answer:
         return [fill.completion.strip() == answer for fill, answer in zip(self.fills, answers, strict=True)]
 
 
-def asked(engine: Engine, meaning: object, settings: dict[str, Any]) -> Answer:
+def asked(engine: "Engine", meaning: object, settings: dict[str, Any]) -> Answer:
     """Ask a meaning in every language, in one batch."""
     if meaning not in meanings():
         raise PromptError(f"Meaning {meaning!r} is unknown; choose {', '.join(meanings())}.")

@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from mt5 import figures
-from mt5.engine import Engine
 from mt5.results import Filled
 from mt5.web import charts, chips, corrupt, permalink
 from mt5.web.faults import SAID, fault
 from mt5.web.spoken import spoken_in
 from mt5.web.tab import LIGHT, Shell, Tab, heavy
 from mt5.web.text import Text, escape, languages, text_of
+
+if TYPE_CHECKING:
+    from mt5.engine import Engine
 
 STEPS = 7
 GUESSED, SECOND, TRAINED = (1, 2, 3), (4, 5, 7), 6
@@ -30,14 +32,14 @@ class Asked:
     guess: str
 
 
-def guessed(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
+def guessed(engine: "Engine", asked: Asked, text: Text) -> tuple[str, Any]:
     """Step 1: nothing but the guess is kept."""
     if not asked.guess.strip():
         return f'<p class="fault" role="alert">{text.html("lesson_first_guess")}</p>', None
     return f'<p class="verdict">{text.html("lesson_1_said", guess=asked.guess.strip())}</p>', None
 
 
-def revealed(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
+def revealed(engine: "Engine", asked: Asked, text: Text) -> tuple[str, Any]:
     """Step 2: the model's words, and how likely it finds the guess."""
     fill = engine.fill(asked.prompt, num_alternatives=10)
     cards = [card(text("lesson_model"), fill, text, "lesson-model")]
@@ -47,7 +49,7 @@ def revealed(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
     return f'<div class="pair">{"".join(cards)}</div>{chips.legend(text)}', None
 
 
-def measured(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
+def measured(engine: "Engine", asked: Asked, text: Text) -> tuple[str, Any]:
     """Step 3: the same as bars of surprise."""
     shown, _ = revealed(engine, asked, text)
     fill = engine.fill(asked.prompt)
@@ -61,7 +63,7 @@ def measured(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
     return shown, charts.drawn(figure, "surprise")
 
 
-def compared(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
+def compared(engine: "Engine", asked: Asked, text: Text) -> tuple[str, Any]:
     """Steps 4, 5 and 7: two prompts in one batch, side by side, each with its alternatives."""
     fills = engine.fill([asked.prompt, asked.second], num_alternatives=10)
     cards = "".join(
@@ -71,13 +73,13 @@ def compared(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
     return f'<div class="pair">{cards}</div>{chips.legend(text)}', None
 
 
-def trained(engine: Engine, asked: Asked, text: Text) -> tuple[str, Any]:
+def trained(engine: "Engine", asked: Asked, text: Text) -> tuple[str, Any]:
     """Step 6: a sentence cut up as in training."""
     answer = corrupt.corrupted(engine, asked.prompt, None, density=0.2, mean_span=2, seed=len(asked.prompt))
     return corrupt.views(answer, text)[1], None
 
 
-DO: dict[int, Callable[[Engine, Asked, Text], tuple[str, Any]]] = {
+DO: dict[int, Callable[["Engine", Asked, Text], tuple[str, Any]]] = {
     1: guessed, 2: revealed, 3: measured, 4: compared, 5: compared, 6: trained, 7: compared,
 }  # fmt: skip
 

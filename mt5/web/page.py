@@ -1,10 +1,9 @@
 """The page: all of it, on an engine."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from mt5.engine import Engine
 from mt5.web import batch, corrupt, fill, lesson, permalink, score, sweep
 from mt5.web import languages as in_languages
 from mt5.web.about import build_about
@@ -19,6 +18,9 @@ from mt5.web.tab import LIGHT, Shell, Tab
 from mt5.web.text import FALLBACK, languages, preferred, text_of
 from mt5.web.words import Words
 
+if TYPE_CHECKING:
+    from mt5.engine import Engine
+
 __all__ = ["build_page", "serving"]
 
 # run in the browser: the language chosen on an earlier visit; the document's own language, and remembering it
@@ -30,7 +32,7 @@ SPEAK = """(language) => {
 REMEMBER = "(language) => { localStorage.setItem('mt5-page-language', language); }"
 
 
-def build_page(engine: Engine | Models) -> gr.Blocks:
+def build_page(engine: "Engine | Models") -> gr.Blocks:
     """The whole page on an engine, or on models among which visitors choose."""
     models = engine if isinstance(engine, Models) else Models(engine)
     words = Words(text_of(FALLBACK))

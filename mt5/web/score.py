@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from mt5 import figures
-from mt5.engine import Engine
 from mt5.info import Info
 from mt5.record import record
 from mt5.results import Filled, Score, finite
@@ -18,6 +17,9 @@ from mt5.web.faults import SAID, explained, fault
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import Shell, Tab, heavy
 from mt5.web.text import Text, escape, text_of
+
+if TYPE_CHECKING:
+    from mt5.engine import Engine
 
 COLUMNS = ("who", "mask", "token", "id", "piece", "log_prob", "rank", "prompt", "text")
 ALTERNATIVES = 5
@@ -42,7 +44,7 @@ class Answer:
         return record(self.yours, self.info, settings) | {"model_writes": written}
 
 
-def scored(engine: Engine, prompt: str, answers: str, chosen: object) -> Answer:
+def scored(engine: "Engine", prompt: str, answers: str, chosen: object) -> Answer:
     """Score the lines, one for each gap, and what the model writes itself."""
     fill = engine.fill(prompt)
     lines = answers.strip("\n").split("\n")
