@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. A part imports from lower lines only; `checkpoint` and `web` are folders.
 LAYERS = (
     ("errors",),
-    ("cache", "config", "parallel", "quantized", "threads", "results", "rules", "settings"),
+    ("cache", "config", "exchange", "parallel", "quantized", "threads", "results", "rules", "settings"),
     ("tokenizer", "languages", "model", "info"),
     ("infill", "corruption", "generate", "fused", "traced"),
     ("figures", "batch", "network", "checkpoint"),

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from mt5.checkpoint.weights import Lazy, Quantized, mapped, narrow, padded
+from mt5.checkpoint.weights import Lazy, Quantized, empty, mapped, narrow, padded
 from mt5.fused import fuse
 from mt5.model import MT5, Head
 from mt5.parallel import ColumnLinear, Packed, RowLinear, VocabularyEmbedding
 from mt5.quantized import SINGLE, SMALL, Half, Int8, Single, packing
 
+LARGEST_PACKED = 1 << 30
+"""Numbers in a network of bfloat16 that is packed."""
 MATRICES = (ColumnLinear, RowLinear, VocabularyEmbedding, Head)
 
 
@@ -27,8 +29,9 @@ def load(
 ) -> MT5:
     """Fill a network that was built on the meta device with this rank's part of the weights.
 
-    On a CPU, matrices are packed for its kernels (see quantized.py) and everything else is float32. On a GPU
-    norms stay in float32 beside float16 weights, because then activations are float32.
+    On a CPU, matrices are packed for its kernels (see quantized.py) and everything else is float32; but a
+    large network of bfloat16 stays as it is, since packing takes longer than reading, and more memory. On a
+    GPU norms stay in float32 beside float16 weights, because then activations are float32.
     in_place: look at weights where they lie in their file instead of copying them, where that can be done;
     float32 and bfloat16 are then neither packed nor fused.
     progress: called with the share of the numbers that are there, 0 to 1, from any thread.
@@ -38,11 +41,17 @@ def load(
     parameters, partition, shard = dict(model.named_parameters()), model.partition(), model.shard
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
 
-    packs = device.type == "cpu" and not mapping and (dtype != torch.float32 or SINGLE)
+    large = sum(parameter.numel() for parameter in parameters.values()) > LARGEST_PACKED
+    dense = mapping or (large and dtype == torch.bfloat16) or (dtype == torch.float32 and not SINGLE)
+    packs = device.type == "cpu" and not dense
     packed: dict[str, type[Int8] | type[Half] | type[Single]] = {}
     for name, owner in owners.items():
-        large = parameters[name].numel() > SMALL
-        if packs and large and isinstance(owner, MATRICES) and name.endswith("weight"):
+        if (
+            packs
+            and parameters[name].numel() > SMALL
+            and isinstance(owner, MATRICES)
+            and name.endswith("weight")
+        ):
             packed[name] = packing(name, dtype)
 
     def kept(name: str) -> torch.dtype:
@@ -101,4 +110,7 @@ def load(
 
 
 def _one(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if len(parts) == 1:
+        return parts[0]
+    whole = empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype).to(parts[0].device)
+    return torch.cat(parts, out=whole)
