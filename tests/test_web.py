@@ -112,6 +112,7 @@ def test_a_tiny_share_is_less_than_something_and_a_huge_number_is_said_in_words(
     assert ENGLISH.number(3.14e14) == "314 trillion"
     assert ENGLISH.number(6.4e303) == "6.4\u00a0×\u00a010³⁰³"
     assert text_of("ru").number(3e8) == "300 миллионов"
+    assert ENGLISH.number(-0.0004, 3) == "0.000" and ENGLISH.number(-0.4) == "−0.4"
 
 
 @pytest.mark.parametrize("language", languages())

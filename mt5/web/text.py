@@ -73,7 +73,8 @@ class Text:
             # as a whole number: a float's plural is that of 1.0, never that of 1
             return format_compact_decimal(int(value), format_type=kind, fraction_digits=1, locale=self.locale)
         shape = "#,##0" + ("." + "0" * digits if digits else "")
-        return format_decimal(value, shape, locale=self.locale).replace("-", "−")
+        rounded = round(value, digits) + 0.0  # never "−0"
+        return format_decimal(rounded, shape, locale=self.locale).replace("-", "−")
 
     def size(self, value: float, unit: Literal["megabyte", "gigabyte"], digits: int = 0) -> str:
         """Of memory or a file, in the reader's way."""
