@@ -127,8 +127,7 @@ def build(shell: Shell, settings: dict[str, Any]) -> Tab:
 
     def save(language: str, answer: Answer | None, format_: str) -> str:
         if answer is None or not answer.done:
-            gr.Info(text_of(language)("nothing_to_save"))
-            return ""
+            return export.refused(language)
         return saved(answer, format_)
 
     put(gr.HTML(elem_classes="intro"), value=_intro)

@@ -54,11 +54,16 @@ def build_downloads(shell: Shell, tab: Tab, result: gr.State, columns: Sequence[
 def _made(make: Maker) -> Callable[[str, Any], str]:
     def save(language: str, result: Any) -> str:
         if result is None:
-            gr.Info(text_of(language)("nothing_to_save"))
-            return ""
+            return refused(language)
         return make(result)
 
     return save
+
+
+def refused(language: str) -> str:
+    """No file, and a note that says so; Gradio's own title for it is English."""
+    gr.Info(text_of(language)("nothing_to_save"), title="")
+    return ""
 
 
 def nothing(text: Text, key: str) -> str:

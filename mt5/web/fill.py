@@ -42,8 +42,7 @@ def build_nemo(shell: Shell, result: gr.State) -> None:
 
     def save(language: str, answer: Answer | None) -> str:
         if answer is None:
-            gr.Info(text_of(language)("nothing_to_save"))
-            return ""
+            return export.refused(language)
         with models.engine() as engine:
             response = engine.nemo_response(answer.fill.prompt, answer.settings.max_new_tokens)
             own = record(answer.fill, engine.info, {"tokens_to_generate": answer.settings.max_new_tokens})
