@@ -78,6 +78,8 @@ class Engine:
         if self._network is None:
             return Health("closed", 0)
         health = self._network.health
+        if self._scheduler.hangs and health.state in ("ready", "reduced"):
+            health = replace(health, state="failed", message="The model makes no progress. Start it again.")
         return replace(health, state="draining") if self._scheduler.draining else health
 
     @property

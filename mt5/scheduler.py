@@ -1,8 +1,10 @@
 """Tasks of many threads, answered by one network in batches; what was answered lately is known."""
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from mt5.errors import RankError
@@ -17,6 +19,8 @@ LARGEST = 1_000
 """Tokens of an answer that is kept."""
 REPLAYED = 128
 """States of an answer that are kept, so that who asks again sees it come about again."""
+STEP_S, ROW_S = 60.0, 10.0
+"""A step that takes longer than this, and so much more for each row of its batch, will not end."""
 
 
 class Job:
@@ -54,6 +58,13 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         self._refusal: Exception | None = None
         self._closed = False
+        self._due: float | None = None  # when the step that is taken now should have ended
+
+    @property
+    def hangs(self) -> bool:
+        """Whether what is worked on makes no progress."""
+        due = self._due
+        return due is not None and time.monotonic() > due
 
     def follow(self, task: Task) -> Iterator[Any]:
         """The states of a task as they come; when nobody follows it any more, no further step is taken."""
@@ -172,17 +183,19 @@ class Scheduler:
 
     def _run(self, batch: Sequence[Job]) -> BaseException | None:
         """Work until every job of the batch has ended; returns what went wrong."""
-        steps = batch[0].task.run(self.network, [job.task for job in batch])
+        step_s = STEP_S + ROW_S * sum(job.task.rows for job in batch)
+        left: set[int] | None = None
         try:
-            left = self._publish(batch, next(steps))
-            while any(not job.done for job in batch):
-                left = self._publish(batch, steps.send(left or None))
+            with closing(batch[0].task.run(self.network, [job.task for job in batch])) as steps:
+                while any(not job.done for job in batch):
+                    self._due = time.monotonic() + step_s
+                    left = self._publish(batch, steps.send(left or None))
         except StopIteration:
             return None
         except BaseException as fault:
             return fault
         finally:
-            steps.close()
+            self._due = None
         return None
 
     def _publish(self, batch: Sequence[Job], states: Sequence[Any]) -> set[int]:

@@ -84,6 +84,9 @@ class FakeEngine:
         spans = infill.fitted(masked, [Span(n, texts[n], tuple(row)) for n, row in enumerate(tokens)])
         return Fill(masked.prompt, infill.splice(masked, [span.text for span in spans]), "▁masked", spans)
 
+    def generate(self, source_ids: Sequence[int], *, max_new_tokens: int = 16) -> None:
+        """What the page asks for to know that the engine answers."""
+
     def fill(self, prompt: Any, **settings: Any) -> Any:
         if not isinstance(prompt, str):
             return [self.fill(one, **settings) for one in prompt]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mt5.errors import CheckpointError, PromptError, RankError
 from mt5.info import Info
+from mt5.web.canary import Canary
 
 if TYPE_CHECKING:
     from mt5.engine import Engine
@@ -41,6 +42,7 @@ class Models:
         self._engine = engine
         self._lock = threading.Lock()
         self._users: dict[int, int] = {}
+        self._canary = Canary(self.engine)
         _hashed(engine)
 
     @property
@@ -51,6 +53,10 @@ class Models:
     def health(self) -> tuple[str, str]:
         """The state of the model that answers, "ready" when it does, and what a person should know."""
         health = self._engine.health
+        if health.state in ("ready", "reduced"):
+            self._canary.ask()
+            if self._canary.failed:
+                return "failed", "The model fails over whatever it is asked. Start it again."
         return health.state, health.message
 
     def close(self) -> None:
