@@ -1,8 +1,8 @@
 """The fake page for tests of what may go wrong, as a process of its own: `python -m tests.hostile_page`.
 
-A prompt that holds "slow" gets three hundred tokens, one every 0.1 s; "boom" is a bug that tells the prompt;
-"unlikely" has a log-probability of minus infinity; "half" writes half a character. SIGUSR1 ends the engine,
-SIGUSR2 stops the queue. With SHORT in the environment deadlines are short, and uploads may take 8 MB.
+A prompt that holds "slow" gets three hundred tokens, one every 0.1 s, "steady" thirty of them; "boom" is a
+bug that tells the prompt; "unlikely" has a log-probability of minus infinity; "half" writes half a character.
+SIGUSR1 ends the engine, SIGUSR2 stops the queue. With SHORT in the environment deadlines are short, and uploads may take 8 MB.
 """
 
 import os
@@ -21,7 +21,7 @@ from mt5.web.page import build_page, serving
 from tests.fake_engine import FakeEngine
 
 if os.environ.get("SHORT"):
-    guard.BODY_S, line.LISTEN_S, line.HELD_S = 2.0, 3.0, 1.0
+    guard.BODY_S, guard.RETRY_S, line.LISTEN_S, line.HELD_S = 2.0, 1, 3.0, 1.0
     quota.MOST, quota.LOOK = 8 << 20, 1 << 20
 
 
@@ -29,7 +29,8 @@ class Troubled(FakeEngine):
     def stream(self, prompt: str, *, given: Sequence[Sequence[int]] = (), **settings: Any) -> Iterator[Fill]:
         if "boom" in prompt:
             raise RuntimeError(f"tensor of {prompt}")
-        engine = FakeEngine(("▁slow",) * 300, 0.1) if "slow" in prompt else FakeEngine(self.pieces)
+        tokens = 300 if "slow" in prompt else 30 if "steady" in prompt else 0
+        engine = FakeEngine(("▁slow",) * tokens, 0.1) if tokens else FakeEngine(self.pieces)
         for result in engine.stream(prompt, given=given, **settings):
             print("token", flush=True)
             yield _odd(result) if "unlikely" in prompt or "half" in prompt else result

@@ -107,3 +107,14 @@ def test_l7_what_nobody_listens_to_is_dropped_and_what_is_listened_to_stays() ->
     queue = asyncio.run(wait())
     assert [event.session_hash for event in queue.waiting] == ["heard"]
     assert list(queue.pending_messages_per_session) == ["heard"]
+
+
+def test_l7_who_asks_again_in_a_tab_has_time_to_listen_again() -> None:
+    async def wait() -> Queue:
+        queue, own = Queue("a"), Line()
+        for _ in range(3):
+            own.joined(queue, "a", "1")
+            await asyncio.sleep(0.03)
+        return queue
+
+    assert len(asyncio.run(wait())) == 1

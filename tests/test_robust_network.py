@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -300,6 +301,19 @@ def test_l5_one_tab_has_two_requests_at_once(visitor: Visitor) -> None:
     assert visitor.healthy()
     # nobody listens to them
     until(lambda: visitor.join("a <mask>.", "flooding-tab").status_code == 200)
+
+
+def test_l5_programs_that_use_the_tools_do_not_share_the_places_of_one_tab(visitor: Visitor) -> None:
+    rpc(visitor, "tools/call", name="fill", arguments={"prompt": "a <mask>"})  # Gradio's own client is made
+    with ThreadPoolExecutor(4) as programs:
+        answers = programs.map(
+            lambda number: rpc(
+                visitor, "tools/call", name="fill", arguments={"prompt": f"steady {number} <mask>"}
+            ),
+            range(4),
+        )
+        texts = [answer.text for answer in answers]
+    assert all("slow slow" in text and "429" not in text for text in texts)
 
 
 def test_l6_a_tab_that_is_closed_stops_its_work(visitor: Visitor) -> None:

@@ -20,11 +20,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY = 1_200_000  # bytes: a file of 1 MB and what is around it
-BODY_S = 20.0
+BODY_S, RETRY_S = 20.0, 30
 SESSION = re.compile(rb'"session_hash"\s*:\s*"([^"]{1,64})"')
 EVENT = re.compile(rb'"event_id"\s*:\s*"(\w{1,64})"')
 JOIN = re.compile(r"/(queue/join|call/(v2/)?\w+)/?$")
 CALLED = re.compile(r"/call/(?:v2/)?\w+/(\w+)$")
+TOOLS = (b"x-gradio-user", b"mcp")
+"""Gradio asks on behalf of all who use the tools in one session, which is then no browser tab."""
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 REMEMBERED = 10_000  # addresses and sessions
 
@@ -77,7 +79,9 @@ class Guard:
         if body is None:
             return await _refuse(send, 413, f"The request is larger than {LARGEST_BODY:,} bytes.")
         found = SESSION.search(body)
-        if found and not self.sessions.take(found[1]):
+        session = found[1].decode("latin-1") if found else ""
+        tab = "" if TOOLS in scope["headers"] else session
+        if tab and not self.sessions.take(tab):
             return await _refuse(send, 429, "Too many requests from this page. Wait a little.")
         queue = _queue(scope)
         if queue is None or not JOIN.search(scope["path"]):
@@ -85,8 +89,7 @@ class Guard:
             if scope["path"].endswith("/upload"):
                 await asyncio.to_thread(self.quota.add, len(body))
             return
-        session = found[1].decode("latin-1") if found else ""
-        async with self.line.place(queue, session, address(scope)) as refusal:
+        async with self.line.place(queue, tab, address(scope)) as refusal:
             if refusal:
                 return await _refuse(send, *refusal)
             answer = _Kept(send)
@@ -197,6 +200,6 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
 
 async def _answer(send: Send, status: int, content: dict[str, str]) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close"), NOSNIFF]
-    headers += [(b"retry-after", b"30")] if status in (429, 503) else []
+    headers += [(b"retry-after", b"%d" % RETRY_S)] if status in (429, 503) else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(content).encode()})

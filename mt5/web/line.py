@@ -20,14 +20,19 @@ class Line:
     """What the guard knows of those who wait: their addresses, and which of them listen."""
 
     def __init__(self) -> None:
-        self._addresses: OrderedDict[str, str] = OrderedDict()  # session → address
+        # session → its address, and how many had joined when it last did
+        self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._joined = 0
         self._coming: list[tuple[str, str]] = []  # session and address of who was let in and has not joined
         self._listening: Counter[str] = Counter()
         self._dropping: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def place(self, queue: Any, session: str, address: str) -> AsyncIterator[tuple[int, str] | None]:
-        """Hold a place for a request while it joins; status and text when there is none."""
+        """Hold a place for a request while it joins; status and text when there is none.
+
+        session: of a browser tab; empty for a request that is none's.
+        """
         refusal = await self._refusal(queue, session, address)
         if refusal:
             yield refusal
@@ -52,16 +57,18 @@ class Line:
 
     def _held(self, queue: Any, which: int) -> list[str]:
         """Of every request that waits, runs or is about to join: its session (0) or its address (1)."""
-        known = [(event.session_hash, self._addresses.get(event.session_hash, "")) for event in events(queue)]
+        sessions = [event.session_hash for event in events(queue)]
+        known = [(session, self._known.get(session, ("", 0))[0]) for session in sessions]
         return [one[which] for one in (*known, *self._coming)]
 
     def joined(self, queue: Any, session: str, address: str) -> None:
         """Remember a session that has joined, and look later whether anyone listens."""
-        self._addresses[session] = address
-        self._addresses.move_to_end(session)
-        if len(self._addresses) > REMEMBERED:
-            self._addresses.popitem(last=False)
-        task = asyncio.get_running_loop().create_task(self._drop(queue, session))
+        self._joined += 1
+        self._known[session] = address, self._joined
+        self._known.move_to_end(session)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        task = asyncio.get_running_loop().create_task(self._drop(queue, session, self._joined))
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
 
@@ -76,9 +83,10 @@ class Line:
             if not self._listening[session]:
                 del self._listening[session]
 
-    async def _drop(self, queue: Any, session: str) -> None:
+    async def _drop(self, queue: Any, session: str, joined: int) -> None:
         await asyncio.sleep(LISTEN_S)
-        if not self._listening[session]:
+        _, last = self._known.get(session, ("", joined))
+        if not self._listening[session] and last == joined:  # who has joined again has time to listen again
             await queue.clean_events(session_hash=session)
             queue.pending_messages_per_session.pop(session, None)
             queue.pending_event_ids_session.pop(session, None)
