@@ -2,7 +2,8 @@
 
 A prompt that holds "slow" gets three hundred tokens, one every 0.1 s, "steady" thirty of them; "boom" is a
 bug that tells the prompt; "unlikely" has a log-probability of minus infinity; "half" writes half a character.
-SIGUSR1 ends the engine, SIGUSR2 stops the queue. With SHORT in the environment deadlines are short, and uploads may take 8 MB.
+SIGUSR1 ends the engine, SIGUSR2 stops the queue. With SHORT in the environment deadlines are short, and
+uploads may take 8 MB.
 """
 
 import os

@@ -8,6 +8,7 @@ import gradio as gr
 from mt5.web.charts import WATCH
 from mt5.web.faultlog import keep_words_out
 from mt5.web.guard import guarding
+from mt5.web.health import ASK_AGAIN
 from mt5.web.models import Models
 from mt5.web.sessions import keep_little
 
@@ -19,13 +20,14 @@ FONTS = (
     "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "sans-serif",
 )  # fmt: skip
 # what style.css cannot reach: on paper the theme is light, whatever it is on the screen; a phone is narrow
-HEAD = """<meta name="referrer" content="no-referrer">
+HEAD = f"""<meta name="referrer" content="no-referrer">
+<script>{ASK_AGAIN}</script>
 <style>
-@media print { body, gradio-app { background: #fff !important; } }
-@media (max-width: 640px) {
-  .main.fillable { padding-inline: .9rem !important; }
-  footer .divider { display: none !important; }
-}
+@media print {{ body, gradio-app {{ background: #fff !important; }} }}
+@media (max-width: 640px) {{
+  .main.fillable {{ padding-inline: .9rem !important; }}
+  footer .divider {{ display: none !important; }}
+}}
 </style>"""
 # runs in the browser: pictures in the footer say what the words beside them say
 SILENCE = """
