@@ -27,8 +27,9 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.addcmul(self.epsilon, length, length, value=1 / x.shape[-1]).rsqrt()
-        return (x * scale * self.weight).to(x.dtype)
+        scale = torch.addcmul(self.epsilon, length, length, value=1 / self.normalized_shape[0]).rsqrt()
+        y = x * scale * self.weight
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
     @cached_property
     def epsilon(self) -> Tensor:
@@ -130,7 +131,8 @@ class Attention(nn.Module):
         self, q: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """The same of queries, [batch, head, query, d_kv]."""
-        mixed = self.weights(q, keys, keep, bias).to(values.dtype) @ values
+        weights = self.weights(q, keys, keep, bias)
+        mixed = (weights if weights.dtype == values.dtype else weights.to(values.dtype)) @ values
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, q: Tensor, keys: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:

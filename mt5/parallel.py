@@ -162,6 +162,8 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     The k largest lie in the k groups of columns with the largest maxima.
     """
     columns = scores.shape[-1]
+    if k == 1 and scores.numel() < MANY:
+        return scores.max(-1, keepdim=True)
     count = columns // GROUP
     if count <= 4 * k or scores.numel() < MANY:
         return scores.topk(k, -1)
@@ -257,7 +259,7 @@ class VocabularyLogProbs:
         scores = self.logits if scores is None else scores
         width = min(k, self.columns)
         best, column = largest(scores, width)
-        logits = self.logits.gather(-1, column)
+        logits = best if scores is self.logits else self.logits.gather(-1, column)
         if self.shard.size == 1:
             return column, logits - self.normaliser
         # float64 carries an id of any vocabulary exactly

@@ -19,19 +19,18 @@ WARM = 24
 """Calls after which a network is recorded; that takes as long as some hundred calls."""
 
 
-class Recorded(nn.Module):
-    """A module that records itself once it has been called often enough.
+class Recorded:
+    """A module that is recorded once it has been called often enough.
 
     Tensors may change their sizes, but which of them are None is part of a record.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()
         self.module = module
         self.calls: Counter[tuple[bool, ...]] = Counter()
         self.records: dict[tuple[bool, ...], Callable[..., Tensors]] = {}
 
-    def forward(self, *inputs: Tensor | None) -> Tensors:
+    def __call__(self, *inputs: Tensor | None) -> Tensors:
         absent = tuple(one is None for one in inputs)
         given = tuple(one for one in inputs if one is not None)
         record = self.records.get(absent)
@@ -48,7 +47,8 @@ class Recorded(nn.Module):
             warnings.simplefilter("ignore")
             present = _Present(self.module, absent).eval()
             record = torch.jit.trace(present, given, check_trace=False)
-            return torch.jit.freeze(record, optimize_numerics=False)
+            # the method, because calling the module takes longer than some of its operations
+            return torch.jit.freeze(record, optimize_numerics=False).forward
 
 
 class _Present(nn.Module):
