@@ -77,6 +77,12 @@ def load(
         dim, names = partition[name], joints.get(name, (name,))
         own = parameters[name].shape[dim or 0] // len(names)
         stored = [weights[one] for one in names]
+        if name not in packed and len(stored) > 1 and all(tensor.dtype == kept(name) for tensor in stored):
+            # straight to their places, without copies to be joined; what is joined is cut by rows
+            whole = empty((own * len(stored), *parameters[name].shape[1:]), kept(name))
+            for tensor, out in zip(stored, whole.split(own), strict=True):
+                tensor.read_into(out, 0, shard.span(own * shard.size).start)
+            return whole.to(device)
         if name not in packed:
             return _one([cut(tensor, dim, own, kept(name)) for tensor in stored])
         table = isinstance(owners[name], VocabularyEmbedding)
@@ -110,7 +116,4 @@ def load(
 
 
 def _one(parts: list[Tensor]) -> Tensor:
-    if len(parts) == 1:
-        return parts[0]
-    whole = empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype).to(parts[0].device)
-    return torch.cat(parts, out=whole)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
