@@ -73,10 +73,12 @@ def product(x: Tensor, weight: "Tensor | Packed") -> Tensor:
     """
     if not isinstance(weight, Tensor):
         return weight(x)
+    if weight.requires_grad:  # in training, where autocast gives activations another dtype
+        return F.linear(x, weight.to(x.dtype))
     slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not _bfloat16_units()
     if weight.dtype == x.dtype and not (slow and x.numel() > x.shape[-1]):
         tall = weight.shape[0] >= TALL and x.dtype == torch.float32 and x.device.type == "cpu"
-        return _in_slices(x, weight) if tall and not weight.requires_grad else F.linear(x, weight)
+        return _in_slices(x, weight) if tall else F.linear(x, weight)
     wide = x.float() if slow else x
     blocks = [F.linear(wide, block.to(wide.dtype)) for block in weight.split(BLOCK)]
     return torch.cat(blocks, -1).to(x.dtype)

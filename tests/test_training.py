@@ -268,6 +268,17 @@ def test_loss_falls_within_a_few_steps(corpus: Path, tokenizer: Tokenizer) -> No
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
+def test_a_network_is_trained_in_bfloat16_under_autocast(corpus: Path, tokenizer: Tokenizer) -> None:
+    model = Training(SMALL, tokenizer, CPU).model
+    pack = validation(corpus, tokenizer, SMALL)[0]
+    exact = nats(model, pack, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = nats(model, pack, None)
+    torch.testing.assert_close(rounded, exact, atol=0.3, rtol=0.03)
+    rounded.sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
 def test_choosing_among_all_pieces_is_choosing_from_the_whole_vocabulary(
     corpus: Path, tokenizer: Tokenizer
 ) -> None:
