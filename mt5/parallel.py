@@ -75,13 +75,22 @@ def product(x: Tensor, weight: "Tensor | Packed") -> Tensor:
         return weight(x)
     if weight.requires_grad:  # in training, where autocast gives activations another dtype
         return F.linear(x, weight.to(x.dtype))
-    slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not _bfloat16_units()
+    cpu = x.device.type == "cpu"
+    if cpu and (weight.dtype, x.dtype) == (torch.float16, torch.float32) and x.numel() == x.shape[-1]:
+        return _scaled_product(x, weight)
+    slow = cpu and x.dtype == torch.bfloat16 and not _bfloat16_units()
     if weight.dtype == x.dtype and not (slow and x.numel() > x.shape[-1]):
-        tall = weight.shape[0] >= TALL and x.dtype == torch.float32 and x.device.type == "cpu"
+        tall = weight.shape[0] >= TALL and x.dtype == torch.float32 and cpu
         return _in_slices(x, weight) if tall else F.linear(x, weight)
     wide = x.float() if slow else x
     blocks = [F.linear(wide, block.to(wide.dtype)) for block in weight.split(BLOCK)]
     return torch.cat(blocks, -1).to(x.dtype)
+
+
+def _scaled_product(x: Tensor, weight: Tensor) -> Tensor:
+    """The product of one row, which becomes float16 too, after its largest number has been made 1."""
+    scale = x.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    return F.linear((x / scale).half(), weight).float() * scale
 
 
 def _in_slices(x: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from mt5.checkpoint import open_checkpoint
 from mt5.codec import Codec
 from mt5.languages import examples
 from mt5.network import Network
-from mt5.quantized import Half, Int8, packing, quantize
+from mt5.quantized import Half, Int8, halved, packing, quantize
 
 MODEL = Path(__file__).parent.parent / "assets" / "model"
 CPU = torch.device("cpu")
@@ -99,3 +99,21 @@ def test_the_embedded_model_fills_alike_in_every_dtype(dtype):
     with mt5.open(MODEL, dtype=dtype) as engine:
         assert engine.info.dtype == dtype
         assert engine.fill(prompt).text == "La capitale de la France est Paris."
+
+
+@torch.inference_mode()
+@pytest.mark.slow
+def test_large_networks_of_bfloat16_become_float16_and_err_less(monkeypatch):
+    monkeypatch.setattr("mt5.checkpoint.loading.LARGEST_PACKED", 0)
+    log_probs, best = scored.__wrapped__(torch.float32)
+    found, choices = scored.__wrapped__(torch.bfloat16)
+    # activations of a single row are rounded to 11 bits
+    assert (found - log_probs).abs().mean() <= 0.005
+    assert (choices == best).float().mean() >= 0.98
+
+
+def test_numbers_that_float16_cannot_hold_stay_bfloat16():
+    weight = torch.tensor([[1.0, 70_000.0]], dtype=torch.bfloat16)
+    assert halved(weight.clone()).dtype == torch.bfloat16
+    assert halved(weight[:, :1].clone()).tolist() == [[1.0]]
+    assert halved(weight[:, :1].clone()).dtype == torch.float16

@@ -10,10 +10,10 @@ from mt5.checkpoint.weights import Lazy, Quantized, empty, mapped, narrow, padde
 from mt5.fused import fuse
 from mt5.model import MT5, Head
 from mt5.parallel import ColumnLinear, Packed, RowLinear, VocabularyEmbedding
-from mt5.quantized import SINGLE, SMALL, Half, Int8, Single, packing
+from mt5.quantized import SINGLE, SMALL, Half, Int8, Single, halved, packing
 
 LARGEST_PACKED = 1 << 30
-"""Numbers in a network of bfloat16 that is packed."""
+"""Numbers in a network of bfloat16 that is packed, at most."""
 MATRICES = (ColumnLinear, RowLinear, VocabularyEmbedding, Head)
 
 
@@ -30,20 +30,19 @@ def load(
     """Fill a network that was built on the meta device with this rank's part of the weights.
 
     On a CPU, matrices are packed for its kernels (see quantized.py) and everything else is float32; but a
-    large network of bfloat16 stays as it is, since packing takes longer than reading, and more memory. On a
-    GPU norms stay in float32 beside float16 weights, because then activations are float32.
+    large network of bfloat16 becomes plain float16, since packing takes longer than reading, and more memory.
+    Beside float16 weights norms stay in float32, because then activations are float32.
     in_place: look at weights where they lie in their file instead of copying them, where that can be done;
     float32 and bfloat16 are then neither packed nor fused.
     progress: called with the share of the numbers that are there, 0 to 1, from any thread.
     """
-    mapping = in_place and dtype in (torch.float32, torch.bfloat16)
+    size = sum(parameter.numel() for parameter in model.parameters()) * model.shard.size
+    halves = device.type == "cpu" and dtype == torch.bfloat16 and size > LARGEST_PACKED
+    mapping = in_place and not halves and dtype in (torch.float32, torch.bfloat16)
     joints = {} if mapping else fuse(model)
     parameters, partition, shard = dict(model.named_parameters()), model.partition(), model.shard
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
-
-    large = sum(parameter.numel() for parameter in parameters.values()) > LARGEST_PACKED
-    dense = mapping or (large and dtype == torch.bfloat16) or (dtype == torch.float32 and not SINGLE)
-    packs = device.type == "cpu" and not dense
+    packs = device.type == "cpu" and not (mapping or halves) and (dtype != torch.float32 or SINGLE)
     packed: dict[str, type[Int8] | type[Half] | type[Single]] = {}
     for name, owner in owners.items():
         if (
@@ -58,7 +57,7 @@ def load(
         if packs:
             return torch.bfloat16 if name in packed and dtype == torch.bfloat16 else torch.float32
         norm = isinstance(owners[name], nn.RMSNorm | nn.LayerNorm)
-        return torch.float32 if dtype == torch.float16 and norm else dtype
+        return torch.float32 if (dtype == torch.float16 or halves) and norm else dtype
 
     def cut(tensor: Lazy, dim: int | None, own: int, dtype: torch.dtype | None) -> Tensor:
         """This rank's part, which has `own` rows or columns; None leaves the numbers as they are."""
@@ -82,9 +81,10 @@ def load(
             whole = empty((own * len(stored), *parameters[name].shape[1:]), kept(name))
             for tensor, out in zip(stored, whole.split(own), strict=True):
                 tensor.read_into(out, 0, shard.span(own * shard.size).start)
-            return whole.to(device)
+            return halved(whole.to(device)) if halves else whole.to(device)
         if name not in packed:
-            return _one([cut(tensor, dim, own, kept(name)) for tensor in stored])
+            found = _one([cut(tensor, dim, own, kept(name)) for tensor in stored])
+            return halved(found) if halves else found
         table = isinstance(owners[name], VocabularyEmbedding)
         if packed[name] is Int8 and all(isinstance(tensor, Quantized) for tensor in stored):
             numbers = _one([cut(tensor.numbers, dim, own, None) for tensor in stored])
