@@ -10,7 +10,7 @@ from mt5.web import charts, chips, export, firsts, permalink
 from mt5.web.answer import Answer, candidates, streamed, views
 from mt5.web.attention import build_attention
 from mt5.web.examples import build_examples, prompt_of
-from mt5.web.fork import Trail, followed, forked, read, undone
+from mt5.web.fork import Trail, beside, followed, forked, read, undone
 from mt5.web.settings import build_settings, settings_of
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import LIGHT, OFF, Shell, Tab, heavy, stoppable
@@ -61,8 +61,8 @@ def build(shell: Shell) -> Tab:
         *fields, busy_s = values
         text, spoken = text_of(language), spoken_in(chosen, prompt)
         with models.engine() as engine:
-            for shown in streamed(engine, text, prompt, spoken, settings_of(fields), read(given), busy_s):
-                yield [*shown, *followed((), text, given)]
+            fill = streamed(engine, text, prompt, spoken, settings_of(fields), read(given), busy_s)
+            yield from beside(fill, followed((), text, given))
 
     def fork(event: gr.EventData, language: str, answer: Answer, trail: Trail, given: str, *values: Any):
         *fields, busy_s = values
@@ -70,8 +70,7 @@ def build(shell: Shell) -> Tab:
         given, trail = forked(answer, getattr(event, "fork", None), given, trail)
         with models.engine() as engine:
             fill = streamed(engine, text, answer.fill.prompt, answer.spoken, settings, read(given), busy_s)
-            for shown in fill:
-                yield [*shown, *followed(trail, text, given)]
+            yield from beside(fill, followed(trail, text, given))
 
     def undo(language: str, trail: Trail) -> list[Any]:
         return undone(trail, text_of(language))

@@ -1,6 +1,6 @@
 """Another token in place of one that was written: choices, and how they are undone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,3 +70,10 @@ def followed(trail: Sequence[Choice], text: Text, given: str) -> list[Any]:
     steps = "".join(f"<li>{chips.visible(step)}</li>" for step in said)
     listed = f'<h2>{text.html("trail")}</h2><ol class="trail">{steps}</ol>' if steps else ""
     return [tuple(trail), listed, gr.update(visible=bool(trail)), given]
+
+
+def beside(shown: Iterable[list[Any]], said: list[Any]) -> Iterator[list[Any]]:
+    """Outputs as they come, with those of `followed` beside the first: nothing is built anew for the rest."""
+    for outputs in shown:
+        yield [*outputs, *said]
+        said = [gr.skip()] * len(said)
