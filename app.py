@@ -47,13 +47,20 @@ def main() -> None:
 
             page = build_page(models)
             with closing(page):
-                _, url, _ = page.launch(server_name=host, server_port=options.port, **serving(models))
+                try:
+                    _, url, _ = page.launch(server_name=host, server_port=options.port, **serving(models))
+                except OSError:  # gradio has tried to listen
+                    sys.exit(failed(f"port {options.port} cannot be used, perhaps it is taken; try another"))
                 print(f"The page is at {url}", flush=True)
                 page.block_thread()
-    except (mt5.CheckpointError, mt5.RankError, OSError) as fault:
-        taken = f"port {options.port} cannot be used, perhaps it is taken; try another"
-        print(f"Error: {taken if isinstance(fault, OSError) else fault}", file=sys.stderr)
-        sys.exit(2)
+    except (mt5.CheckpointError, mt5.RankError) as fault:
+        sys.exit(failed(fault))
+
+
+def failed(why: object) -> int:
+    """Say why in a line; returns the status to end with."""
+    print(f"Error: {why}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -139,9 +139,9 @@ def write(rows: Sequence[Record], format_: Format) -> bytes:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    writer.writerow([_escaped(column) for column in columns])
+    writer.writerow([escaped(column) for column in columns])
     for row in rows:
-        writer.writerow([_escaped(_cell(row.get(column))) for column in columns])
+        writer.writerow([escaped(_cell(row.get(column))) for column in columns])
     return out.getvalue().encode("utf-8-sig")
 
 
@@ -151,7 +151,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
     """A leading apostrophe keeps a spreadsheet from running the cell; numbers stay as they are."""
     return f"'{cell}" if cell.startswith((*FORMULA, "'")) and not _is_number(cell) else cell
 

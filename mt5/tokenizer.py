@@ -230,14 +230,6 @@ class Tokenizer:
             ids += [self.special[name]] if name else []
         return ids
 
-    def nemo_tokens(self, text: str) -> list[str]:
-        """The pieces of `nemo_encode`, special tokens as they are named in the text."""
-        tokens: list[str] = []
-        for plain, name in self._nemo_split(text):
-            tokens += self._pieces.encode(plain, return_type=str)
-            tokens += [name] if name else []
-        return tokens
-
     def _nemo_split(self, text: str) -> Iterator[tuple[str, str]]:
         """Plain text and the name of the special token after it, "" at the end."""
         end = 0

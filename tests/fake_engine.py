@@ -93,6 +93,10 @@ class FakeEngine:
         *_, last = self.stream(prompt, **settings)
         return last
 
+    def restore(self, corruption: Corruption) -> Fill:
+        *_, last = self._written(MaskedPrompt("<mask>".join(corruption.parts), corruption.parts), (), 1)
+        return last
+
     def score(self, prompt: Any, answers: Any, *, num_alternatives: int = 5) -> Any:
         if not isinstance(prompt, str):
             pairs = zip(prompt, answers, strict=True)

@@ -171,7 +171,6 @@ def test_nemo_reads_prompts_as_the_reference_does(row: dict[str, list[int] | str
     prompt = str(row["prompt"])
     ids = NEMO.nemo_masked_ids(prompt)
     assert (NEMO.nemo_encode(prompt), ids) == (row["prompt_ids"], row["masked_ids"])
-    assert " ".join(NEMO.nemo_tokens(prompt)) == row["tokenized_prompt"]
     assert " ".join(pieces(NEMO, ids)) == row["masked_input"]
 
 

@@ -110,6 +110,16 @@ def test_a_body_is_passed_on_whole() -> None:
     assert (b"x-content-type-options", b"nosniff") in asked.sent[0]["headers"]
 
 
+def test_half_a_body_whose_sender_is_gone_is_not_passed_on() -> None:
+    asked = Asked(b"ab", b"c")
+
+    async def gone() -> dict[str, Any]:
+        return await asked.receive() if len(asked.parts) > 1 else {"type": "http.disconnect"}
+
+    asyncio.run(asked.guard(asked.scope, gone, asked.send))
+    assert asked.passed == b""
+
+
 def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not() -> None:
     assert Asked(b"x", declared=LARGEST_BODY + 1).status() == 413
     assert Asked(*[b"x" * 100_000] * 20).status() == 413
@@ -159,6 +169,8 @@ class Shelf:
         assert self.may_open.wait(10)
         if path == "broken":
             raise CheckpointError("broken: no such checkpoint.")
+        if path == "large":
+            raise RuntimeError("not enough memory")
         self.opened.append(FakeEngine(name=path))
         return self.opened[-1]
 
@@ -170,7 +182,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def models(shelf: Shelf) -> Iterator[Models]:
-    yield Models(FakeEngine(name="first"), {"second": "second", "broken": "broken"}, shelf)
+    yield Models(FakeEngine(name="first"), {name: name for name in ("second", "broken", "large")}, shelf)
     shelf.may_open.set()
 
 
@@ -200,11 +212,17 @@ def test_the_old_model_is_closed_when_its_last_request_is_answered(models: Model
     assert first.closed and not second.closed
 
 
-def test_a_model_that_cannot_be_opened_leaves_the_old_one(models: Models, shelf: Shelf) -> None:
+@pytest.mark.parametrize(("name", "told"), [("broken", "no such checkpoint"), ("large", "RuntimeError")])
+def test_a_model_that_cannot_be_opened_leaves_the_old_one(
+    models: Models, shelf: Shelf, caplog: pytest.LogCaptureFixture, name: str, told: str
+) -> None:
     shelf.may_open.set()
-    models.choose("broken")
-    until(lambda: models.failed == "broken")
+    models.choose(name)
+    until(lambda: models.failed == name)
     assert models.info.name == "first" and models.loading is None
+    assert told in caplog.text
+    models.choose("second")
+    until(lambda: models.info.name == "second")
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "google/mt5-small", "", None, ["second"]])
@@ -215,7 +233,7 @@ def test_a_path_from_the_page_is_never_opened(models: Models, shelf: Shelf, name
 
 
 def test_the_model_that_was_there_first_can_be_had_back(models: Models) -> None:
-    assert list(models.choices) == ["first", "second", "broken"] and models.chosen == "first"
+    assert list(models.choices) == ["first", "second", "broken", "large"] and models.chosen == "first"
 
 
 @pytest.mark.parametrize(("models", "offline"), [("", "1"), ("x=someone/somewhere", "None")])

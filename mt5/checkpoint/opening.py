@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from mt5.checkpoint import weights as reading
-from mt5.checkpoint.digest import Digest
 from mt5.checkpoint.hub import REPOSITORY, download
 from mt5.checkpoint.huggingface import CONFIG, open_huggingface, read_json
 from mt5.checkpoint.loading import load
@@ -52,11 +51,6 @@ class Checkpoint:
     def parameters(self) -> int:
         """Numbers in the network, shared ones counted once."""
         return sum(torch.Size(tensor.shape).numel() for tensor in self.weights.values())
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the files that hold weights, one after the other."""
-        return Digest(self.files)()
 
     @cached_property
     def stamp(self) -> tuple[tuple[int, int], ...]:

@@ -29,10 +29,9 @@ COLOURS = 8  # of .span-0, .span-1, … in assets/style.css
 
 @dataclass(frozen=True, eq=False)  # told apart by identity: a page asks for a hash of its state
 class Answer:
-    """A sentence cut up, and what the model writes into the gaps. parts: the text around the spans."""
+    """A sentence cut up, and what the model writes into the gaps."""
 
     corruption: Corruption
-    parts: tuple[str, ...]
     fill: Fill
     settings: dict[str, Any]
     info: Info
@@ -44,30 +43,13 @@ class Answer:
         own = record(self.fill, self.info, {})
         return record(self.corruption, self.info, self.settings) | {"model_writes": own["spans"]}
 
-    @property
-    def spans(self) -> list[str]:
-        """What was cut out, span by span."""
-        pieces = self.corruption.target_text.removesuffix(" </s>")
-        return [part.strip() for part in cut(pieces, len(self.corruption.spans))[1:]]
-
-
-def cut(text: str, spans: int) -> tuple[str, ...]:
-    """The parts of a text between its markers, <extra_id_0> and so on."""
-    parts = []
-    for number in range(spans):
-        before, _, text = text.partition(f"<extra_id_{number}>")
-        parts.append(before)
-    return (*parts, text)
-
 
 def corrupted(engine: "Engine", sentence: str, chosen: object, **options: Any) -> Answer:
     """Cut a sentence up and let the model try to restore it. options: density, mean_span, seed."""
     if MASK in sentence:
         raise PromptError(f"The sentence holds {MASK}. Spans are cut out of a whole one.")
     found = engine.corrupt(sentence, **options)
-    parts = cut(found.source_text, len(found.spans))
-    fill = engine.fill(MASK.join(parts))
-    return Answer(found, parts, fill, options, engine.info, spoken_in(chosen, sentence))
+    return Answer(found, engine.restore(found), options, engine.info, spoken_in(chosen, sentence))
 
 
 def views(answer: Answer | None, text: Text) -> list[Any]:
@@ -77,7 +59,7 @@ def views(answer: Answer | None, text: Text) -> list[Any]:
     lang = f' lang="{answer.spoken}"' if answer.spoken else ""
     cards = (
         ("corrupt_input", source(answer)),
-        ("corrupt_target", target(answer.spans, text)),
+        ("corrupt_target", target(answer.corruption.removed, text)),
         ("corrupt_attempt", attempt(answer, text)),
     )
     shown = "".join(
@@ -92,7 +74,8 @@ def counted(answer: Answer, text: Text) -> str:
     """How much was cut out, and how much of it the model restored."""
     spans = answer.corruption.spans
     masked = sum(end - start for start, end in spans)
-    right = sum(own.text.strip() == span for own, span in zip(answer.fill.spans, answer.spans, strict=True))
+    pairs = zip(answer.fill.spans, answer.corruption.removed, strict=True)
+    right = sum(own.text.strip() == span for own, span in pairs)
     numbers = {"masked": masked, "tokens": len(answer.corruption.pieces), "spans": len(spans), "right": right}
     said = {name: text.number(number, 0) for name, number in numbers.items()}
     return f"{text.html('corrupt_count', **said)} · {text.html('corrupt_right', **said)}"
@@ -100,11 +83,11 @@ def counted(answer: Answer, text: Text) -> str:
 
 def source(answer: Answer) -> str:
     """The input: the text with a marker for every span."""
-    parts = [chips.visible(part) for part in answer.parts]
+    parts = [chips.visible(part) for part in answer.corruption.parts]
     return parts[0] + "".join(f"{_marker(number)}{part}" for number, part in enumerate(parts[1:]))
 
 
-def target(spans: list[str], text: Text) -> str:
+def target(spans: Iterable[str], text: Text) -> str:
     """The target: every marker with its span, and the end."""
     shown = (f"{_marker(number)} {_span(span, number)} " for number, span in enumerate(spans))
     return f'{"".join(shown)}<span class="marker end">{text.html("end_marker")}</span>'
@@ -113,7 +96,7 @@ def target(spans: list[str], text: Text) -> str:
 def attempt(answer: Answer, text: Text) -> str:
     """What the model writes for every marker, with its probability and whether it is right."""
     shown = []
-    for own, span in zip(answer.fill.spans, answer.spans, strict=True):
+    for own, span in zip(answer.fill.spans, answer.corruption.removed, strict=True):
         right = own.text.strip() == span
         sign = f'<span class="right" role="img" aria-label="{text.html("right")}">✓</span>' if right else ""
         percent = text.percent(math.exp(own.log_prob))
@@ -133,7 +116,7 @@ def _span(span: str, number: int) -> str:
 
 def rows(answer: Answer) -> Iterable[tuple[Any, ...]]:
     """A row per span, for COLUMNS."""
-    for own, span in zip(answer.fill.spans, answer.spans, strict=True):
+    for own, span in zip(answer.fill.spans, answer.corruption.removed, strict=True):
         yield (own.mask, span, own.text, finite(own.log_prob), answer.corruption.text)
 
 

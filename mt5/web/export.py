@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from mt5.batch import escaped
 from mt5.web import permalink
 from mt5.web.tab import LIGHT, NOTED, Shell, Tab
 from mt5.web.text import Text, text_of
@@ -23,8 +24,6 @@ SAVE = """(file) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-"""What a spreadsheet takes for a formula, or for the mark that keeps it from doing so."""
 PROVENANCE = ("settings", "model", "sha256", "version")
 Maker = Callable[[Any], str]
 Rows = Callable[[Any], Iterable[Sequence[Any]]]
@@ -88,12 +87,8 @@ def as_csv(
     writer = csv.writer(out)
     writer.writerow([*columns, *PROVENANCE])
     for row in rows:
-        writer.writerow([_cell(value) for value in (*row, *source)])
+        writer.writerow([escaped(one) if isinstance(one, str) else one for one in (*row, *source)])
     return file(f"{name}.csv", "text/csv", "\ufeff" + out.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def file(name: str, type_: str, content: str) -> str:

@@ -164,6 +164,8 @@ async def _body(scope: Message, receive: Receive) -> bytes | None:
     parts, size, more = [], 0, True
     while more:
         message = await receive()
+        if message["type"] != "http.request":  # the sender is gone, and what came is not all
+            return None
         part = message.get("body", b"")
         parts.append(part)
         size, more = size + len(part), message.get("more_body", False)

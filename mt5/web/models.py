@@ -1,5 +1,6 @@
 """The model that answers, and those that a visitor may put in its place."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from mt5.web.canary import Canary
 if TYPE_CHECKING:
     from mt5.engine import Engine
 
+log = logging.getLogger(__name__)
 Opener = Callable[[str], "Engine"]
 
 
@@ -91,7 +93,9 @@ class Models:
     def _load(self, name: str, opener: Opener) -> None:
         try:
             engine = opener(self.choices[name])
-        except (CheckpointError, RankError):
+        except Exception as fault:  # whatever it is, the old model answers on and another can be chosen
+            told = isinstance(fault, CheckpointError | RankError)
+            log.error("Model %r was not loaded: %s", name, fault if told else type(fault).__name__)
             self.loading, self.failed = None, name
             return
         with self._lock:
