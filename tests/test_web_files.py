@@ -63,9 +63,9 @@ def test_csv_of_every_tab_says_checkpoint_version_and_settings() -> None:
 
 def test_no_cell_of_a_result_acts_as_a_formula() -> None:
     record = {"settings": {}, "model": {"name": "=x", "sha256": "a"}, "version": "1"}
-    cells = ("=cmd()", "＝cmd()", "\t+1", "'x", "-5", -5.0)
+    cells = ("=cmd()", "＝cmd()", "\t=1", "'x", "-5", -5.0)
     [row] = rows(export.as_csv(tuple("abcdef"), [cells], record, "x"))
-    assert list(row.values())[:6] == ["'=cmd()", "'＝cmd()", "'\t+1", "''x", "-5", "-5.0"]
+    assert list(row.values())[:6] == ["'=cmd()", "'＝cmd()", "'\t=1", "''x", "-5", "-5.0"]
     assert row["model"] == "'=x"
 
 
