@@ -90,7 +90,7 @@ def test_a_token_takes_three_collectives_a_layer_and_two_for_embedding_and_head(
     assert [m - f for m, f in zip(many, few, strict=True)] == [10 * (3 * layers + 2)] * 2
 
 
-def test_streams_of_several_threads_do_not_mix():
+def test_w12_streams_of_several_threads_do_not_mix():
     prompts = [PROMPT, "<mask> is far.", "a <mask> b <mask> c", "Rome <mask>"]
     with mt5.open(NEMO, dtype="float32") as one:
         wanted = [one.fill(prompt).text for prompt in prompts]
@@ -99,7 +99,7 @@ def test_streams_of_several_threads_do_not_mix():
             assert found == wanted
 
 
-def test_a_hundred_cancelled_streams_leave_the_ranks_in_step():
+def test_w13_a_hundred_cancelled_streams_leave_the_ranks_in_step():
     rng = random.Random(3)
     with drilled(NEMO) as engine:
         wanted = engine.fill(PROMPT).text

@@ -105,7 +105,7 @@ def test_the_keyboard_alone_goes_through_the_tabs(page: Page) -> None:
         expect(page.locator(f"[data-tab-id={tab}][role=tab]")).to_have_attribute("aria-selected", "true")
 
 
-def test_markup_and_templates_typed_into_any_tab_do_nothing(page: Page) -> None:
+def test_i9_markup_and_templates_typed_into_any_tab_do_nothing(page: Page) -> None:
     fill(page, f"{HOSTILE} <mask>")
     expect(page.locator(".filled")).to_contain_text("<img src=x onerror=window.hit=1> ${window.hit=1}")
     fill(page, HOSTILE)
@@ -129,20 +129,11 @@ def test_markup_and_templates_typed_into_any_tab_do_nothing(page: Page) -> None:
     assert page.locator("img[src='x']").count() == 0
 
 
-@pytest.mark.parametrize(
-    ("prompt", "said"), [("no gap here", "<mask>"), ("", "Type a sentence"), ("\ud800 <mask>", "")]
-)
+@pytest.mark.parametrize(("prompt", "said"), [("no gap here", "<mask>"), ("", "Type a sentence")])
 def test_what_cannot_be_filled_is_said_and_nothing_typed_is_lost(page: Page, prompt: str, said: str) -> None:
-    if "\ud800" in prompt:  # the keyboard cannot type half a character, a script can
-        page.evaluate(
-            """() => { const box = document.querySelector('#prompt textarea');
-            box.value = '\\ud800 <mask>'; box.dispatchEvent(new Event('input')); }"""
-        )
-        page.click("#fill")
-    else:
-        fill(page, prompt)
-        expect(page.locator(".block.status .fault")).to_contain_text(said)
-        expect(page.locator("#prompt textarea")).to_have_value(prompt)
+    fill(page, prompt)
+    expect(page.locator(".block.status .fault")).to_contain_text(said)
+    expect(page.locator("#prompt textarea")).to_have_value(prompt)
     fill(page, PARIS)  # the stream has survived
     expect(page.locator(".filled")).to_contain_text("Paris")
     expect(page.locator(".block.status .fault")).to_have_count(0)
@@ -215,22 +206,6 @@ def test_where_the_model_looked_is_drawn_layer_by_layer(page: Page) -> None:
     expect(page.locator("#layer input[type=number]")).to_have_value("2")
     fill(page, PARIS)  # a map of another result would mislead
     expect(page.locator("#attention")).to_have_count(0)
-
-
-def test_nothing_is_asked_of_another_host_and_no_prompt_is_kept(browser: Browser, server: Server) -> None:
-    page = browser.new_context().new_page()
-    hosts: set[str | None] = set()
-    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    page.goto(server.url)
-    page.wait_for_selector("#tabs [role=tab]")
-    fill(page, "canary <mask>")
-    expect(page.locator("#surprise .bars .point")).to_have_count(2)
-    for tab in TABS:
-        go(page, tab)
-    assert hosts - {None} == {"127.0.0.1"}
-    kept = page.evaluate("JSON.stringify({...localStorage}) + JSON.stringify({...sessionStorage})")
-    assert "canary" not in kept and "canary" not in server.log.read_text()
-    page.context.close()
 
 
 def test_a_link_brings_the_same_state_into_a_fresh_browser(
