@@ -369,6 +369,20 @@ def test_p5_and_p6_a_session_has_its_own_answers_only(visitor: Visitor) -> None:
             texts.append(json.dumps(next(m for m in messages if m["msg"] == "process_completed")))
     assert "own0" in texts[0] and "own1" in texts[1]
     assert "own1" not in texts[0] and "own0" not in texts[1]
+    for kind in ("json", "csv"):
+        files = [saved(visitor, f"fill-{kind}", session) for session in sessions]
+        assert "own0" in files[0] and "own1" in files[1]
+        assert "own1" not in files[0] and "own0" not in files[1]
+
+
+def saved(visitor: Visitor, button: str, session: str) -> str:
+    """What a tab gets when it saves its result."""
+    parts = {part["props"].get("elem_id"): part["id"] for part in visitor.config["components"]}
+    click = next(d for d in visitor.config["dependencies"] if [parts[button], "click"] in d["targets"])
+    body = {"data": ["en", None], "fn_index": click["id"], "session_hash": session}
+    assert visitor.post("/gradio_api/queue/join", json=body).status_code == 200
+    with visitor.listening(session) as messages:
+        return json.dumps(next(m for m in messages if m["msg"] == "process_completed")["output"]["data"])
 
 
 def test_n9_an_engine_that_is_dead_or_a_queue_that_has_stopped_is_told_by_health(tmp_path: Path) -> None:
