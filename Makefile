@@ -1,5 +1,5 @@
 # make run    the page on http://127.0.0.1:7860
-# make test   every test
+# make test   every test but those for an idle machine (make test-nightly)
 # Both make .venv when it is not there, and start at once when it is.
 
 PYTHON ?= python3

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from mt5 import __version__
 from mt5.config import ModelConfig
 
 
@@ -53,6 +54,6 @@ class Info:
         return self.digest()
 
     def facts(self) -> dict[str, Any]:
-        """Everything as plain values, `sha256` included."""
+        """Everything as plain values, with `sha256` and this program's version."""
         facts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "digest"}
-        return facts | {"sha256": self.sha256, "config": asdict(self.config)}
+        return facts | {"sha256": self.sha256, "config": asdict(self.config), "version": __version__}

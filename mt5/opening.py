@@ -9,6 +9,7 @@ import torch
 
 from mt5.checkpoint import open_checkpoint
 from mt5.checkpoint.digest import Digest
+from mt5.checkpoint.loading import DTYPES
 from mt5.checkpoint.opening import Checkpoint
 from mt5.engine import Engine
 from mt5.errors import CheckpointError
@@ -19,12 +20,6 @@ from mt5.rank import Plan
 from mt5.ranks import Ranks, address_of, key_of
 from mt5.threads import allowed
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.int8,
-}
 LARGEST_FLOAT32_ON_CPU = 4 << 30  # bytes
 
 
@@ -45,8 +40,11 @@ def open(
     and over several processes on a CPU float32 unless that would take more than 4 GiB. device:
     "auto" is the first GPU if there is one, else the CPU. listen: HOST:PORT, where ranks on other machines
     come to (see the README); None starts all of them here. progress: called with the share that is loaded,
-    0 to 1, from any thread. Raises CheckpointError when the checkpoint cannot be used, RankError when ranks
-    do not start.
+    0 to 1, from any thread.
+
+    On a CPU it tries how many threads are quickest and sets torch's number of them for the whole process; at
+    most OMP_NUM_THREADS, where that is set. Raises CheckpointError when the checkpoint cannot be used,
+    RankError when ranks do not start.
     """
     began = time.perf_counter()
     place = _place(dtype, device, tensor_parallel, here=listen is None)

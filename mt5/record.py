@@ -10,7 +10,7 @@ from mt5.info import Info
 from mt5.results import Attention, Fill, Filled, Score, Span, Sweep, Token, finite
 from mt5.settings import Settings
 
-NO_PART_OF_A_RECORD = ("config", "path", "load_s", "rank_memory")
+NO_PART_OF_A_RECORD = ("config", "path", "load_s", "rank_memory", "version")
 """Facts that say nothing of the answer: the same question must make the same file."""
 Result = Fill | Score | Sweep | Corruption | Attention
 

@@ -89,7 +89,7 @@ def test_info_says_what_was_found():
     facts = json.loads(run("info", "--checkpoint", str(GOLDEN), "--json"))
     assert facts["format"] == "nemo" and facts["stored_tensor_parallel"] == 2
     assert facts["stored_dtype"] == "bfloat16" and facts["config"]["encoder"]["norm"] == "layer"
-    assert "parameters: 11,539,712" in run("info")
+    assert "parameters: 11,539,712" in run("info") and facts["version"]
 
 
 def test_batch_fills_a_file(tmp_path):

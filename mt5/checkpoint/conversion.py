@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mt5.checkpoint import safetensors
 from mt5.checkpoint.huggingface import CONFIG, SPIECE, read_json, weight_names
+from mt5.checkpoint.loading import DTYPES
 from mt5.checkpoint.native import settings_of, stored
 from mt5.checkpoint.nemo import NemoArchive, cut_dimension, is_weights, open_nemo, weights_member
 from mt5.checkpoint.nemo_config import CONFIG as NEMO_CONFIG
@@ -27,12 +28,6 @@ from mt5.checkpoint.weights import Lazy, check_unchanged, narrow, padded, whole
 from mt5.errors import CheckpointError
 from mt5.parallel import Shard
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.int8,
-}
 PRECISION = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "16"}
 
 

@@ -16,6 +16,9 @@ LARGEST_PACKED = 1 << 30
 """Numbers in a network of bfloat16 that is packed, at most."""
 MATRICES = (ColumnLinear, RowLinear, VocabularyEmbedding, Head)
 
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "int8")}
+"""What weights can be held in, by name."""
+
 
 @torch.no_grad()
 def load(
