@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mt5 import threads
 from mt5.cache import Cache
-from mt5.generate import Decoder, decode
+from mt5.generate import decode
 from mt5.info import Health
 from mt5.model import MT5
 from mt5.parallel import VocabularyLogProbs
@@ -45,11 +45,13 @@ class Network:
     def choose_threads(self, most: int) -> int:
         """Use as many threads as decode a token soonest, `most` at most; returns how many."""
         config = self.model.config
-        source = [config.eos_id] * min(16, config.max_positions or 16)
-        token = torch.tensor([[config.start_id]])
+        decoder = self._decoder([[config.eos_id] * min(16, config.max_positions or 16)])
+        token = torch.tensor([[config.eos_id]])
+        decoder.step(token)
 
         def work() -> None:
-            self._decoder([source]).step(token).top(1)
+            decoder.cache.length = 1  # the same step over and over
+            decoder.step(token).top(1)
 
         return threads.choose(work, most)
 
@@ -106,7 +108,7 @@ class Network:
         weights = model.shard.sum(torch.cat(attended)) / model.shard.size
         return weights.tolist()
 
-    def _decoder(self, sources: Sequence[Sequence[int]]) -> Decoder:
+    def _decoder(self, sources: Sequence[Sequence[int]]) -> "_Decoder | _TracedDecoder":
         source, mask = self._batch(sources)
         if self.traced is not None:
             return _TracedDecoder(self.traced, self.traced.start(source, mask))
@@ -145,14 +147,14 @@ class _Decoder:
 class _TracedDecoder:
     """The recorded model as decoding sees it."""
 
-    def __init__(self, traced: Traced, state: State) -> None:
-        self.traced, self.state = traced, state
+    def __init__(self, traced: Traced, cache: State) -> None:
+        self.traced, self.cache = traced, cache
 
     def step(self, tokens: Tensor) -> VocabularyLogProbs:
-        return self.traced.step(tokens, self.state)
+        return self.traced.step(tokens, self.cache)
 
     def read(self, tokens: Tensor) -> VocabularyLogProbs:
-        return self.traced.step(tokens, self.state, every=True)
+        return self.traced.step(tokens, self.cache, every=True)
 
     def select(self, rows: Tensor) -> None:
-        self.state.select(rows)
+        self.cache.select(rows)
