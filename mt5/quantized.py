@@ -18,8 +18,9 @@ LARGEST_FLOAT16 = 65_504.0
 BLOCK = 256
 """Rows that are converted at a time: they stay in a core's cache."""
 LEVELS = 127
-EIGHT_BITS = torch.cpu._is_vnni_supported()
-"""Whether sums of products of 8 bits fit. Elsewhere two are cut off at 16 bits, so activations have 7."""
+TINY = torch.finfo(torch.float32).tiny
+STEPS = 127 if torch.cpu._is_vnni_supported() else 63
+"""Of activations, to either side of zero; elsewhere the sum of two products would not fit into 16 bits."""
 
 SINGLE = torch.backends.mkldnn.is_available()
 """Whether matrices of 32 bits can be packed."""
@@ -31,12 +32,15 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     weight ≈ numbers × scales. A row's largest number becomes 127, so that zero stays zero.
     """
     wide = weight.float()
-    scales = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
+    scales = wide.abs().amax(1).clamp(min=TINY) / LEVELS
     return (wide / scales.unsqueeze(1)).round_().to(torch.int8), scales
 
 
 class Int8(nn.Module):
-    """8-bit weights with a scale per row; the activations are quantised anew for every product."""
+    """8-bit weights with a scale per row; activations are quantised for every product, with a scale per row.
+
+    A scale for all rows, as torch has it, would make a row's result depend on the others in its batch.
+    """
 
     def __init__(self, numbers: Tensor, scales: Tensor, *, table: bool = False) -> None:
         """numbers: [rows, columns] int8. scales: [rows]. table: keep the rows for `rows`."""
@@ -52,7 +56,11 @@ class Int8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ: [..., columns] -> [..., rows]."""
-        return torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=not EIGHT_BITS)
+        largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
+        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x / largest, 1 / STEPS, STEPS + 1, self._packed
+        )
+        return y * largest
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows by number, in float32: [...] -> [..., columns]."""

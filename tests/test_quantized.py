@@ -41,6 +41,26 @@ def test_products_and_rows_are_near_those_of_float32(kind, tolerance):
 
 
 @torch.inference_mode()
+def test_an_int8_product_of_a_row_does_not_depend_on_the_others():
+    packed = Int8.of(matrix(300, 128))
+    x = torch.randn(9, 128, generator=torch.Generator().manual_seed(1)) * torch.logspace(-2, 2, 9)[:, None]
+    assert torch.equal(packed(x), torch.cat([packed(row[None]) for row in x]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_batch_gives_what_each_prompt_gives_alone(dtype):
+    prompts = [example.prompt for example in examples()][:24]
+    with mt5.open(MODEL, dtype=dtype) as engine:
+        together = engine.fill(prompts, num_alternatives=0)
+        for prompt, one in zip(prompts, together, strict=True):
+            alone = engine.fill(prompt, num_alternatives=1)  # another question than those remembered
+            assert alone.text == one.text
+            assert [t.log_prob for t in alone.tokens] == pytest.approx(
+                [t.log_prob for t in one.tokens], abs=1e-4
+            )
+
+
+@torch.inference_mode()
 def test_a_number_that_float16_cannot_hold_stays_float32():
     weight = matrix(8, 8)
     weight[0, 0] = 70_000
