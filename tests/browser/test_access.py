@@ -91,7 +91,9 @@ def test_words_that_are_gradios_own_are_said_in_the_pages_language(page: Page) -
         expect(page.locator("footer .show-api")).to_have_text(text("use_api"))
         expect(page.locator("footer .settings")).to_have_text(text("settings"))
         go(page, "batch")
-        expect(page.locator("#batch-file [data-testid=upload-text]")).to_have_text(text("drop_file"))
+        expect(page.locator("#batch-file [data-testid=upload-text]")).to_have_text(
+            text("drop_file"), use_inner_text=True
+        )
 
 
 def test_the_first_sentence_is_in_the_language_of_the_page_until_a_visitor_writes_one(page: Page) -> None:
