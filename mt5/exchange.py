@@ -11,6 +11,8 @@ from torch import Tensor
 
 ROOM = 1 << 18
 """Bytes that a rank can show at a time."""
+SIZES = 2 * ROOM
+"""A counter holds its turn times this, and the bytes shown, so that ranks which disagree find out."""
 LINE = 64
 """Bytes that processors pass on as one; every rank's counter has them for itself."""
 SPIN_S, NAP_S = 2e-3, 1e-4
@@ -29,17 +31,16 @@ class Exchange:
     def __init__(self, path: str | Path, rank: int, size: int, timeout_s: float) -> None:
         """path: a file that all ranks name alike, and that is new."""
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
-        length = LINE * size + 2 * size * ROOM
+        counters = 2 * LINE * size
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.ftruncate(file, length)
-            self._pages = mmap.mmap(file, length)
+            os.ftruncate(file, counters + 2 * size * ROOM)
+            self._pages = mmap.mmap(file, counters + 2 * size * ROOM)
         finally:
             os.close(file)
-        self._turns = memoryview(self._pages)[: LINE * size].cast("q")
-        self._places = torch.frombuffer(self._pages, dtype=torch.uint8, offset=LINE * size).view(
-            2, size, ROOM
-        )
+        self._counters = memoryview(self._pages)[:counters].cast("q")
+        places = torch.frombuffer(self._pages, dtype=torch.uint8, offset=counters)
+        self._places = places.view(2, size, ROOM)
         self._turn = 0
 
     def has_room(self, x: Tensor) -> bool:
@@ -60,23 +61,29 @@ class Exchange:
     def _shown(self, x: Tensor) -> Tensor:
         """Every rank's `x`, where it lies until the next but one is shown: [size, *x.shape]."""
         self._turn += 1
-        place = self._places[self._turn % 2, :, : x.nbytes]
+        side, shown = self._turn % 2, self._turn * SIZES + x.nbytes
+        place = self._places[side, :, : x.nbytes]
         place[self.rank].copy_(x.reshape(-1).view(torch.uint8))
-        self._turns[self.rank * LINE // 8] = self._turn
+        self._counters[self._counter(side, self.rank)] = shown
         for other in range(self.size):
-            self._wait(other)
+            self._wait(other, self._counter(side, other), shown)
         return place.view(x.dtype).view(self.size, *x.shape)
 
-    def _wait(self, other: int) -> None:
-        counter, turns, turn = other * LINE // 8, self._turns, self._turn
-        if turns[counter] >= turn:
-            return
-        began = time.monotonic()
-        while turns[counter] < turn:
-            waited = time.monotonic() - began
-            if waited > self.timeout_s:
-                raise RuntimeError(f"rank {other} was waited for {self.timeout_s:.0f} s")
-            if waited > SPIN_S:
-                time.sleep(NAP_S)
-            else:
-                os.sched_yield()
+    def _counter(self, side: int, rank: int) -> int:
+        return (side * self.size + rank) * LINE // 8
+
+    def _wait(self, other: int, counter: int, shown: int) -> None:
+        counters, turn = self._counters, shown // SIZES
+        if counters[counter] // SIZES < turn:
+            began = time.monotonic()
+            while counters[counter] // SIZES < turn:
+                waited = time.monotonic() - began
+                if waited > self.timeout_s:
+                    raise RuntimeError(f"rank {other} was waited for {self.timeout_s:.0f} s")
+                if waited > SPIN_S:
+                    time.sleep(NAP_S)
+                else:
+                    os.sched_yield()
+        if counters[counter] != shown:
+            sizes = shown % SIZES, counters[counter] % SIZES
+            raise RuntimeError(f"ranks {self.rank} and {other} show {sizes[0]} and {sizes[1]} bytes")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mt5.parallel import Shard
+from mt5.rank import CountedShard
 
 
 def kill() -> None:
@@ -28,8 +28,8 @@ def run_out_of_memory() -> None:
 
 
 def change_shapes() -> None:
-    add = Shard.sum
-    Shard.sum = lambda self, x: add(self, x[..., :1].contiguous())
+    add = CountedShard.sum
+    CountedShard.sum = lambda self, x: add(self, x[..., :1].contiguous())
 
 
 def never_join() -> None:

@@ -61,3 +61,12 @@ def test_what_is_too_large_has_no_room(tmp_path):
 def test_a_rank_that_does_not_come_is_named(tmp_path):
     with pytest.raises(RuntimeError, match="rank 1 was waited for"):
         Exchange(tmp_path / "memory", 0, 2, timeout_s=0.05).sum(torch.ones(2))
+
+
+def test_ranks_that_disagree_about_a_size_find_out(tmp_path):
+    def work(exchange, rank):
+        with pytest.raises(RuntimeError, match=r"show (8 and 12|12 and 8) bytes"):
+            exchange.sum(torch.ones(2 + rank))
+        return True
+
+    assert together(tmp_path / "memory", 2, work) == [True, True]

@@ -40,8 +40,8 @@ def load(
     progress: called with the share of the numbers that are there, 0 to 1, from any thread.
     """
     size = sum(parameter.numel() for parameter in model.parameters()) * model.shard.size
-    halves = device.type == "cpu" and dtype == torch.bfloat16 and size > LARGEST_PACKED
-    mapping = in_place and not halves and dtype in (torch.float32, torch.bfloat16)
+    mapping = in_place and dtype in (torch.float32, torch.bfloat16)
+    halves = device.type == "cpu" and not mapping and dtype == torch.bfloat16 and size > LARGEST_PACKED
     joints = {} if mapping else fuse(model)
     parameters, partition, shard = dict(model.named_parameters()), model.partition(), model.shard
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
