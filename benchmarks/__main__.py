@@ -211,7 +211,7 @@ def main() -> None:
 
 
 def measure(name: str, threads: int, *, short: bool) -> list[str]:
-    rounds = 3 if name != "embedded" else 7 if short else 15
+    rounds = {"embedded": (15, 7)}.get(name, (3, 2))[short]
     return table(measured(name, FOLDER), threads, rounds, (16,) if short else (16, 128))
 
 
