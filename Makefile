@@ -37,13 +37,13 @@ fuzz: .venv/test.stamp .venv/fuzz.stamp
 load: .venv/test.stamp
 	$(BIN)/python -m tests.load
 
-# Known holes in what is installed; asks the package registry, and says what that does not know.
-audit: .venv/audit.stamp
-	$(BIN)/python -m pip_audit --progress-spinner off
+# Known vulnerabilities of what is installed; asks the package registry, and says what that does not know.
+audit: .venv/audit.stamp .venv/test.stamp
+	PIPAPI_PYTHON_LOCATION=$(BIN)/python .venv/audit/bin/python -m pip_audit --progress-spinner off
 
 # All that the requirements install, with licences, as a bill of materials (CycloneDX).
 sbom: .venv/audit.stamp .venv/sbom.stamp
-	$(BIN)/python -m cyclonedx_py environment --output-reproducible -o sbom.cdx.json .venv/sbom/bin/python
+	.venv/audit/bin/python -m cyclonedx_py environment --output-reproducible -o sbom.cdx.json .venv/sbom/bin/python
 
 # An archive of random weights as large as the published one: 6.5 GB of disk and of memory.
 test-3b: .venv/test.stamp nemo_3b_random.nemo
@@ -89,8 +89,10 @@ browser:
 	$(PIP) -r requirements-fuzz.txt
 	@touch $@
 
-.venv/audit.stamp: requirements-audit.txt .venv/run.stamp
-	$(PIP) -r requirements-audit.txt
+# In an environment of their own, because a package that these bring makes gradio start two seconds later.
+.venv/audit.stamp: requirements-audit.txt | .venv/bin/python
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-audit.txt
 	@touch $@
 
 # A virtual environment of what the page needs and nothing else.

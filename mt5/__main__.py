@@ -319,16 +319,18 @@ def convert(
     source: Annotated[str, typer.Argument(help=".nemo archive, folder or repository id.")],
     out: Annotated[Path, typer.Argument(help="Folder (huggingface) or .nemo file to write.")],
     to: Annotated[
-        ConvertTo, typer.Option(help="huggingface: safetensors in a folder.")
-    ] = ConvertTo.huggingface,
+        ConvertTo | None,
+        typer.Option(help="By default nemo where OUT ends in .nemo, else huggingface: safetensors in a folder."),
+    ] = None,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Shards of a .nemo.")] = 1,
-    dtype: DtypeOption = Dtype.auto,
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights in the file; auto keeps it.")] = Dtype.auto,
     as_json: AsJson = False,
 ) -> None:
     """Write a checkpoint in another format, precision or number of shards."""
     from mt5.checkpoint import convert as convert_checkpoint
 
     chosen = None if dtype is Dtype.auto else dtype.value
+    to = to or (ConvertTo.nemo if out.suffix == ".nemo" else ConvertTo.huggingface)
     convert_checkpoint(source, out, to=to.value, dtype=chosen, tensor_parallel=tensor_parallel)
     if as_json:
         show({"source": source, "out": str(out)})

@@ -143,3 +143,10 @@ def test_help_needs_neither_torch_nor_gradio_and_answers_at_once():
     assert command("--help").returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_convert_takes_the_format_from_the_name(tmp_path):
+    for name, format_ in (("tiny.nemo", "nemo"), ("folder", "mt5-infilling")):
+        run("convert", str(GOLDEN), str(tmp_path / name))
+        facts = json.loads(run("info", "--checkpoint", str(tmp_path / name), "--json"))
+        assert facts["format"] == format_
