@@ -28,6 +28,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", SENTENCES)
 @settings(max_examples=200)
 @given(data=st.data())

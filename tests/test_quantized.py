@@ -47,6 +47,7 @@ def test_an_int8_product_of_a_row_does_not_depend_on_the_others():
     assert torch.equal(packed(x), torch.cat([packed(row[None]) for row in x]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_a_batch_gives_what_each_prompt_gives_alone(dtype):
     prompts = [example.prompt for example in examples()][:24]
