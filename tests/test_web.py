@@ -220,9 +220,22 @@ def test_a_fault_that_the_page_has_no_words_for_is_said_in_english() -> None:
     assert 'lang="en">Try again in 5 s.' in html
 
 
-def test_a_fault_leaves_the_result_before_it() -> None:
-    [shown] = streamed(FakeEngine(), ENGLISH, "no gap", None, GREEDY)
-    assert "fault" in shown[-1] and all(part["__type__"] == "update" for part in shown[:-1])
+@pytest.mark.parametrize("prompt", ["no gap", "", "<mask>" * 101])
+def test_nothing_of_an_older_result_is_left_under_a_fault(prompt: str) -> None:
+    [shown] = streamed(FakeEngine(), ENGLISH, prompt, None, GREEDY)
+    assert "fault" in shown[-1] and shown[:-1] == views(None, ENGLISH)[:-1]
+
+
+def test_what_was_written_until_a_fault_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, (whole,) = FakeEngine(), FakeEngine().fill(["a <mask>."])
+
+    def stream(prompt: str, **options: object) -> Iterator[Fill]:
+        yield whole
+        raise RankError("Try again in 5 s.")
+
+    monkeypatch.setattr(engine, "stream", stream)
+    *_, last = streamed(engine, ENGLISH, "a <mask>.", None, GREEDY)
+    assert last[0].fill is whole and "Try again" in last[-1]
 
 
 def test_an_alternative_that_is_taken_is_written_and_the_model_goes_on() -> None:

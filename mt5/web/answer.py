@@ -101,7 +101,8 @@ def streamed(
     given: Sequence[Sequence[int]] = (),
     busy_s: object = None,
 ) -> Iterator[list[Any]]:
-    """The outputs while the model writes, at last those of the whole; a fault stands above what was there."""
+    """The outputs while the model writes, at last those of the whole; a fault stands above what it wrote."""
+    answer = None
     try:
         chosen, info = Settings(**settings), engine.info
         for fill, show, draw in charts.paced(engine.stream(prompt, given=given, **settings), busy_s):
@@ -112,4 +113,4 @@ def streamed(
                 yield views(answer, text, draw=draw)
         yield views(answer, text, draw=True)
     except SAID as error:
-        yield [*[gr.skip()] * 5, fault(error, prompt, text)]
+        yield [*views(answer, text)[:-1], fault(error, prompt, text)]

@@ -42,8 +42,11 @@ def build_attention(shell: Shell) -> Callable[[gr.State], None]:
         return gr.skip() if found is None else drawn(found, layer, text_of(language))
 
     def connect(answer: gr.State) -> None:
-        hide = [None, gr.update(visible=False), charts.shown(None), gr.update(visible=True)]
-        answer.change(lambda: hide, None, [kept, layer, plot, button], **LIGHT)
+        def hide(answer: Any) -> list[Any]:
+            askable = gr.update(visible=answer is not None)
+            return [None, gr.update(visible=False), charts.shown(None), askable]
+
+        answer.change(hide, answer, [kept, layer, plot, button], **LIGHT)
         button.click(look, [shell.language, answer], [kept, layer, plot], **heavy(status))
         gr.on([layer.release, shell.language.change], show, [shell.language, kept, layer], plot, **LIGHT)
 

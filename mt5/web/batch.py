@@ -105,17 +105,17 @@ def build(shell: Shell, settings: dict[str, Any]) -> Tab:
     put, models = shell.words.put, shell.models
 
     def fill(language: str, name: str, data: bytes, values: tuple[Any, ...]) -> Iterator[list[Any]]:
-        text = text_of(language)
+        text, answer = text_of(language), None
         try:
             for answer in filled(models, name, data, settings_of(values)):
                 yield views(answer, text)
         except SAID as error:
-            yield [gr.skip(), gr.skip(), fault(error, MASK, text)]
+            yield [*views(answer, text)[:-1], fault(error, MASK, text)]
 
     def run(language: str, path: str | None, *values: Any) -> Iterator[list[Any]]:
         if path is None:
             error, text = PromptError("No file."), text_of(language)
-            yield [gr.skip(), gr.skip(), fault(error, None, text, text("batch_no_file"))]
+            yield [*views(None, text)[:-1], fault(error, None, text, text("batch_no_file"))]
             return
         yield from fill(language, Path(path).name, Path(path).read_bytes(), values)
 

@@ -132,7 +132,7 @@ def build(shell: Shell) -> Tab:
             with models.engine() as engine:
                 return [*views(corrupted(engine, sentence, chosen, **options), text), seed]
         except SAID as error:
-            return [gr.skip(), gr.skip(), fault(error, sentence, text, whole=True), seed]
+            return [*views(None, text)[:-1], fault(error, sentence, text, whole=True), seed]
 
     def again(*values: Any) -> list[Any]:
         return run(*values[:-1], (values[-1] or 0) + 1)

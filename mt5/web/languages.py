@@ -135,7 +135,7 @@ def build(shell: Shell, settings: dict[str, Any]) -> Tab:
             with models.engine() as engine:
                 return views(asked(engine, meaning, settings_of(values)), text)
         except SAID as error:
-            return [gr.skip(), gr.skip(), gr.skip(), fault(error, MASK, text)]
+            return [*views(None, text)[:-1], fault(error, MASK, text)]
 
     def show(language: str, answer: Answer | None) -> list[Any]:
         return views(answer, text_of(language))

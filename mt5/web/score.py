@@ -96,12 +96,12 @@ def rows(answer: Answer) -> Iterable[tuple[Any, ...]]:
 
 
 def mistaken(error: Exception, prompt: object, answers: object, text: Text) -> list[Any]:
-    """A fault as the outputs."""
+    """A fault as the outputs: nothing else is left."""
     masks, lines = str(prompt).count(MASK), len(str(answers).strip("\n").split("\n"))
     known = explained(prompt, text, whole=False)
     if known is None and masks != lines:
         known = text("fault_answers", masks=text.number(masks, 0), answers=text.number(lines, 0))
-    return [gr.skip(), gr.skip(), gr.skip(), fault(error, prompt, text, known)]
+    return [*views(None, text)[:-1], fault(error, prompt, text, known)]
 
 
 def _numbers(score: Filled, text: Text) -> str:

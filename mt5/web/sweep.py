@@ -69,7 +69,7 @@ def build(shell: Shell) -> Tab:
                 answer = Answer(engine.sweep(sentence), engine.info, spoken_in(chosen, sentence))
             return views(answer, text)
         except SAID as error:
-            return [gr.skip(), gr.skip(), gr.skip(), fault(error, sentence, text, whole=True)]
+            return [*views(None, text)[:-1], fault(error, sentence, text, whole=True)]
 
     def show(language: str, answer: Answer | None) -> list[Any]:
         return views(answer, text_of(language))
