@@ -10,6 +10,8 @@ from mt5.web.languages import meanings
 from mt5.web.tab import LIGHT, Shell
 from mt5.web.text import Text, languages, text_of
 
+LONGEST_PASTE = 100_000  # characters: more than is read, so that it is said; two fit into a body
+
 
 def gapped(text: Text) -> str:
     """A sentence with a gap."""
@@ -37,7 +39,7 @@ First = Callable[[Text], str]
 
 def build_first(shell: Shell, first: First, **options: Any) -> gr.Textbox:
     """A field that holds such a sentence, in another language when the visitor chooses one for the page."""
-    field = gr.Textbox(first(shell.words.text), lines=2, max_length=4000, **options)
+    field = gr.Textbox(first(shell.words.text), lines=2, max_length=LONGEST_PASTE, **options)
 
     def follow(language: str, written: str) -> Any:
         own = written in {first(text_of(other)) for other in languages()}

@@ -11,6 +11,7 @@ from mt5 import figures
 from mt5.results import Filled
 from mt5.web import charts, chips, corrupt, permalink
 from mt5.web.faults import SAID, fault
+from mt5.web.firsts import LONGEST_PASTE
 from mt5.web.spoken import spoken_in
 from mt5.web.tab import LIGHT, Shell, Tab, heavy
 from mt5.web.text import Text, escape, languages, text_of
@@ -158,7 +159,7 @@ def build(shell: Shell) -> Tab:
                 shown, chart = DO[step](engine, Asked(step, prompt, second, guess or ""), text)
             return [shown, charts.shown(chart), ""]
         except SAID as error:
-            return [gr.skip(), gr.skip(), fault(error, prompt, text, whole=step == TRAINED)]
+            return ["", charts.shown(None), fault(error, prompt, text, whole=step == TRAINED)]
 
     def frame(language: str, step: int) -> list[Any]:
         return framed(step, text_of(language))
@@ -176,12 +177,14 @@ def build(shell: Shell) -> Tab:
     card_ = gr.HTML(told(1, said), elem_id="lesson-told")
     with gr.Row(elem_classes="ask"):
         prompt = gr.Textbox(
-            prompts(1, said)[0], lines=2, max_length=4000, elem_id="lesson-prompt", min_width=280
+            prompts(1, said)[0], lines=2, max_length=LONGEST_PASTE, elem_id="lesson-prompt", min_width=280
         )
         put(prompt, label="prompt")
-        second = gr.Textbox(lines=2, max_length=4000, visible=False, elem_id="lesson-second", min_width=280)
+        second = gr.Textbox(
+            lines=2, max_length=LONGEST_PASTE, visible=False, elem_id="lesson-second", min_width=280
+        )
         put(second, label="lesson_second")
-        guess = gr.Textbox(lines=2, max_length=400, elem_id="guess", min_width=200)
+        guess = gr.Textbox(lines=2, max_length=LONGEST_PASTE, elem_id="guess", min_width=200)
         put(guess, label="lesson_guess", info="lesson_guess_info")
     start = gr.Button(said("lesson_1_do"), variant="primary", elem_id="lesson-do")
     message = gr.HTML(elem_classes="status")

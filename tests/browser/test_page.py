@@ -139,6 +139,23 @@ def test_what_cannot_be_filled_is_said_and_nothing_typed_is_lost(page: Page, pro
     expect(page.locator(".block.status .fault")).to_have_count(0)
 
 
+def test_a_text_that_is_too_long_arrives_whole_and_nothing_older_is_left_under_what_is_said(
+    page: Page,
+) -> None:
+    fill(page, PARIS)
+    expect(page.locator(".filled")).to_contain_text("Paris")
+    fill(page, "x" * 5_000 + " <mask>")
+    expect(page.locator(".block.status .fault")).to_contain_text("5,007")
+    expect(page.locator(".filled")).to_have_count(0)
+    expect(page.locator("#attention-show")).to_have_count(0)
+
+
+def test_a_line_that_is_read_from_the_right_stands_at_the_right(page: Page) -> None:
+    box = page.locator("#prompt textarea")
+    expect(box).to_have_css("unicode-bidi", "plaintext")
+    expect(box).to_have_css("text-align", "start")
+
+
 def test_the_mask_is_written_where_the_cursor_is(page: Page) -> None:
     page.fill("#prompt textarea", "ab")
     page.evaluate("document.querySelector('#prompt textarea').setSelectionRange(1, 1)")
