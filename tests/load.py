@@ -21,6 +21,8 @@ from mt5.languages import examples
 from tests.browser.driving import ROOT, Server
 from tests.served import Visitor
 
+# a connection that is kept may be closed by the page at the moment it is used again
+ONE_REQUEST_EACH = httpx.Limits(max_connections=600, max_keepalive_connections=0)
 PROMPTS = [example.prompt for example in examples()]
 
 
@@ -43,7 +45,7 @@ class Class:
     def __init__(self, visitor: Visitor) -> None:
         self.visitor, self.counted, self.rng = visitor, Counted(), random.Random(1)
         self.client = httpx.AsyncClient(
-            base_url=visitor.url, timeout=120, trust_env=False, limits=httpx.Limits(max_connections=600)
+            base_url=visitor.url, timeout=120, trust_env=False, limits=ONE_REQUEST_EACH
         )
 
     async def fill(self, prompt: str, session: str | None = None) -> None:

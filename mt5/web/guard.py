@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from mt5.web.line import Line, session_of
+from mt5.web.memory import Returned
 from mt5.web.quota import Quota
 
 Message = MutableMapping[str, Any]
@@ -56,7 +57,7 @@ class Guard:
         self.app, self.health = app, health
         # a class shares an address; a session is one browser tab, whose page asks several things at a click
         self.addresses, self.sessions = Buckets(600, 60), Buckets(60, 6)
-        self.line, self.quota = Line(), Quota()
+        self.line, self.quota, self.memory = Line(), Quota(), Returned()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,6 +98,7 @@ class Guard:
             if answer.event_id:
                 joined = session or session_of(queue, answer.event_id)
                 self.line.joined(queue, joined, address(scope))
+                self.memory.now_and_then()
 
     def _health(self, scope: Message) -> tuple[str, str]:
         queue = _queue(scope)

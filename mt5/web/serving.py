@@ -9,6 +9,7 @@ from mt5.web.charts import WATCH
 from mt5.web.faultlog import keep_words_out
 from mt5.web.guard import guarding
 from mt5.web.health import ASK_AGAIN
+from mt5.web.memory import keep_together
 from mt5.web.models import Models
 from mt5.web.sessions import keep_little
 
@@ -72,6 +73,7 @@ def serving(models: Models) -> dict[str, Any]:
     """Options of `launch`: nothing loaded from elsewhere, nothing kept, no faults shown, and a guard."""
     keep_words_out()
     keep_little()
+    keep_together()
     hidden = {"docs_url": None, "redoc_url": None, "openapi_url": None}
     return {
         "theme": theme(),
