@@ -320,7 +320,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Folder (huggingface) or .nemo file to write.")],
     to: Annotated[
         ConvertTo | None,
-        typer.Option(help="Default: nemo where OUT ends in .nemo, else huggingface, a folder of safetensors."),
+        typer.Option(help="Default: nemo where OUT ends in .nemo, else huggingface: a folder of safetensors"),
     ] = None,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Shards of a .nemo.")] = 1,
     dtype: Annotated[Dtype, typer.Option(help="Of the weights in the file; auto keeps it.")] = Dtype.auto,
