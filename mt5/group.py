@@ -133,7 +133,10 @@ class Group:
                 rank = self.connections.index(connection)
                 try:
                     self._hear(rank, connection.recv())
-                except (EOFError, OSError):
+                except (EOFError, OSError, TypeError) as fault:
+                    if isinstance(fault, TypeError) and not connection.closed:
+                        raise
+                    # closed by another thread while it is read, a connection has no number: a TypeError
                     self.fail(GroupError(f"rank {rank} died"))
                     break
                 heard[connection] = time.monotonic()

