@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from app import QUIET
+
 # before gradio is imported: it looks for its maker's server otherwise
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ |= {f"GRADIO_{name}": value for name, value in QUIET.items()}
 
 from mt5.results import Fill
 from mt5.web import guard, line, quota

@@ -21,8 +21,9 @@ from mt5.languages import examples
 from tests.browser.driving import ROOT, Server
 from tests.served import Visitor
 
-# a connection that is kept may be closed by the page at the moment it is used again
+# the page closes a connection that is idle for 5 s, perhaps at the moment it is used again
 ONE_REQUEST_EACH = httpx.Limits(max_connections=600, max_keepalive_connections=0)
+SOON_AGAIN = httpx.Limits(max_connections=600, keepalive_expiry=2)
 PROMPTS = [example.prompt for example in examples()]
 
 
@@ -44,9 +45,7 @@ class Class:
 
     def __init__(self, visitor: Visitor) -> None:
         self.visitor, self.counted, self.rng = visitor, Counted(), random.Random(1)
-        self.client = httpx.AsyncClient(
-            base_url=visitor.url, timeout=120, trust_env=False, limits=ONE_REQUEST_EACH
-        )
+        self.client = httpx.AsyncClient(base_url=visitor.url, timeout=120, trust_env=False, limits=SOON_AGAIN)
 
     async def fill(self, prompt: str, session: str | None = None) -> None:
         """One click on Fill, up to the last token, in a tab of its own unless a session is given."""

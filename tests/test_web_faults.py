@@ -1,7 +1,7 @@
 """What a fault leaves of what was shown before it: nothing."""
 
-import gc
-import warnings
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -16,12 +16,22 @@ ENGLISH = text_of("en")
 
 
 @pytest.fixture(scope="module")
-def page() -> gr.Blocks:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # Gradio opens event loops and leaves them open
+def page() -> Iterator[gr.Blocks]:
+    """The page, whose builder opens event loops that Gradio leaves open: they are closed here."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def noted() -> asyncio.AbstractEventLoop:
+        loops.append(asyncio.DefaultEventLoopPolicy().new_event_loop())
+        return loops[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", noted)
         built = build_page(FakeEngine())
-        gc.collect()
-    return built
+    yield built
+    asyncio.set_event_loop(None)
+    for loop in loops:
+        loop.close()
+    assert loops
 
 
 def asked_for(page: gr.Blocks, tab: str, *values: object) -> list[object]:
