@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import mt5
+from mt5.web.importing import import_gradio
 from mt5.web.models import Models, allowed
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "model"
@@ -43,6 +44,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with closing(Models(opener(options.checkpoint), choices, opener)) as models:
+            import_gradio()
             from mt5.web.page import build_page, serving
 
             page = build_page(models)

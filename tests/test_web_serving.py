@@ -51,6 +51,8 @@ def test_the_page_reports_nothing_and_its_queue_is_bounded() -> None:
         "print(queue.max_size, queue.live_updates, queue.update_intervals, queue.default_concurrency_limit)\n"
         "shown = [fn.api_name for fn in page.fns.values() if fn.api_visibility != 'private']\n"
         "print(*sorted(shown))\n"
+        "private = [fn for fn in page.fns.values() if fn.fn and fn.api_visibility == 'private']\n"
+        "print(len(private) > 20, {len(fn.show_progress_on) for fn in private})\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
@@ -59,7 +61,23 @@ def test_the_page_reports_nothing_and_its_queue_is_bounded() -> None:
         "False (600, 1800) False",
         "256 False 5 1",
         "corrupt fill info languages score sweep",
+        "True {0, 1}",  # where a status is written, the browser copies all that is inside
     ]
+
+
+@pytest.mark.slow
+def test_gradio_is_imported_without_parsing_its_own_source() -> None:
+    program = (
+        "import ast, inspect\nparsed, parse, file_of = [], ast.parse, inspect.getfile\n"
+        "ast.parse = lambda *given, **named: parsed.append(given[0]) or parse(*given, **named)\n"
+        "from mt5.web.importing import import_gradio\nimport_gradio()\nimport gradio\n"
+        "print(sum('EVENTS = [' in source for source in parsed), inspect.getfile is file_of)\n"
+        "print(gradio.Textbox(value='a').value, callable(gradio.Textbox.change))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["0 True", "a True"]
 
 
 def test_a_bucket_lets_a_burst_through_and_then_so_many_a_second() -> None:

@@ -13,8 +13,12 @@ from mt5.web.models import Models
 from mt5.web.text import Text
 from mt5.web.words import Words
 
-LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""Events that need no model."""
+LIGHT = {"queue": False, "show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
+"""Events that need no model.
+
+None says where its progress is shown, or every output would have a status, tabs and accordions among them;
+the browser writes all of these at each step of a fill, and copies for each what is inside it.
+"""
 NOTED = {**LIGHT, "queue": True, "concurrency_limit": None}
 """The same for those that may raise a note in a corner of the page, which the queue brings."""
 AT_ONCE = 16  # requests that the engine sees together, so that it can answer them in one batch
