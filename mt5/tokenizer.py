@@ -273,8 +273,9 @@ def _processor(model_proto: bytes) -> SentencePieceProcessor:
     processor = SentencePieceProcessor()
     try:
         processor.load_from_serialized_proto(model_proto)
-    except RuntimeError as fault:
-        reason = str(fault).removeprefix("INTERNAL: ")
+    except (RuntimeError, UnicodeDecodeError) as fault:  # the latter when it quotes what is no text
+        quoted = isinstance(fault, UnicodeDecodeError)
+        reason = (fault.object.decode(errors="replace") if quoted else str(fault)).removeprefix("INTERNAL: ")
         if "null character" in reason:
             raise CheckpointError(
                 "The SentencePiece model has a piece with a NUL character, which SentencePiece refuses since "

@@ -72,6 +72,21 @@ class Visitor:
         values[tab["inputs"].index(box)] = prompt
         return {"data": values, "fn_index": tab["id"], "session_hash": session}
 
+    def completed(self, session: str) -> list[Any]:
+        """The outputs of what a session asked for, once they are there."""
+        with self.listening(session) as messages:
+            last = next(message for message in messages if message["msg"] == "process_completed")
+        assert last["success"]
+        return last["output"]["data"]
+
+    def press(self, elem_id: str, session: str) -> list[Any]:
+        """What a button whose handler needs the page's language and what the server keeps answers with."""
+        button = next(id_ for id_, part in self._parts.items() if part["props"].get("elem_id") == elem_id)
+        tab = next(d for d in self.config["dependencies"] if [button, "click"] in d["targets"])
+        body = {"data": ["en", None], "fn_index": tab["id"], "session_hash": session}
+        assert self.post("/gradio_api/queue/join", json=body).status_code == 200
+        return self.completed(session)
+
     @property
     def _parts(self) -> dict[int, Any]:
         return {part["id"]: part for part in self.config["components"]}

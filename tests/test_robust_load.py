@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from statistics import median
 from typing import Any
 
 import httpx
@@ -144,8 +145,7 @@ def test_l5_a_flood_from_one_address_leaves_room_and_speed_to_others(visitor: Vi
             flooding = asyncio.gather(*(opened.join("a <mask>") for _ in range(150)))
             beside = [await wait_of(opened) for _ in range(9)]
             assert {answer.status_code for answer, _ in await flooding} <= {200, 503}
-            # the quickest is what the queue takes, without what a busy machine adds
-            assert min(beside) <= 2 * max(min(alone), 0.05)
+            assert median(beside) <= 2 * max(median(alone), 0.05)
 
     asyncio.run(flood())
 

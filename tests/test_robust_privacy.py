@@ -37,9 +37,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def visitor(place: Path) -> Iterator[Visitor]:
+def watched(place: Path) -> dict[str, str]:
+    """The environment of a process whose look-ups are noted, and that writes nowhere else."""
     (place / "sitecustomize.py").write_text(WATCH)
-    own = {
+    return os.environ | {
         "PYTHONPATH": str(place),
         "ASKED": str(place / "asked"),
         "GRADIO_TEMP_DIR": str(place / "uploads"),
@@ -47,8 +48,12 @@ def visitor(place: Path) -> Iterator[Visitor]:
         "TMPDIR": str(place),
         "TORCHINDUCTOR_CACHE_DIR": str(place / "inductor"),
     }
+
+
+@pytest.fixture(scope="module")
+def visitor(place: Path, watched: dict[str, str]) -> Iterator[Visitor]:
     before = dict(os.environ)
-    os.environ |= own
+    os.environ |= watched
     try:
         server = Server(place / "log", str(ROOT / "app.py"), "--port", "7896")
     finally:
@@ -111,6 +116,13 @@ def test_p3_the_page_and_its_answers_look_up_no_other_machine(visitor: Visitor, 
     assert not (place / "asked").exists(), (place / "asked").read_text()
 
 
+def test_p3_a_look_up_would_have_been_noted(place: Path, watched: dict[str, str]) -> None:
+    program = "import socket\ntry: socket.getaddrinfo('elsewhere.invalid', 80)\nexcept OSError: pass"
+    own = watched | {"ASKED": str(place / "asked-here")}
+    subprocess.run([sys.executable, "-c", program], env=own, check=True)
+    assert "elsewhere.invalid" in (place / "asked-here").read_text()
+
+
 def test_p3_a_prompt_is_filled_where_there_is_no_network() -> None:
     command = [sys.executable, "-m", "mt5", "fill", "La capitale de la France est <mask>."]
     cut = ["unshare", "--user", "--map-root-user", "--net"]
@@ -127,9 +139,13 @@ def test_p5_the_page_says_in_every_language_that_no_secrets_belong_there() -> No
     assert "secrets" in said["en"] and len(set(said.values())) == len(said) == 24
 
 
-def test_p5_an_export_is_no_file_on_the_server(visitor: Visitor, place: Path) -> None:
-    before = set((place / "uploads").rglob("*"))
-    assert visitor.call("fill", "La capitale de la France est <mask>.")[0] == "complete"
+@pytest.mark.parametrize("button", ["fill-json", "fill-csv", "fill-nemo"])
+def test_p5_an_export_is_no_file_on_the_server(visitor: Visitor, place: Path, button: str) -> None:
+    before, session = set((place / "uploads").rglob("*")), f"saves-{button}"
+    assert visitor.join("La capitale de la France est <mask>.", session).status_code == 200
+    visitor.completed(session)
+    [written] = visitor.press(button, session)
+    assert "capitale" in json.loads(written)["content"]
     assert set((place / "uploads").rglob("*")) == before
 
 
