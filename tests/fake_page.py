@@ -1,7 +1,7 @@
 """The page on an engine without a model, as a process of its own: `python -m tests.fake_page`.
 
-A prompt that holds "slow" gets three hundred tokens, one every 0.1 s. Every token is a line of output. Two
-other models can be chosen, one of which cannot be opened.
+A prompt that holds "slow" gets three hundred tokens, one every 0.1 s; one with "late" waits for its first.
+Every token is a line of output. Two other models can be chosen, one of which cannot be opened.
 """
 
 import os
@@ -24,6 +24,8 @@ MODELS = {"fake": "fake", "other": "other", "broken": "broken"}
 class Paced(FakeEngine):
     def stream(self, prompt: str, *, given: Sequence[Sequence[int]] = (), **settings: Any) -> Iterator[Fill]:
         slow = FakeEngine(("▁slow",) * 300, 0.1) if "slow" in prompt else FakeEngine(self.pieces)
+        if "late" in prompt:
+            time.sleep(2)
         for result in slow.stream(prompt, given=given, **settings):
             print("token", flush=True)
             yield result

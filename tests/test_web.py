@@ -63,6 +63,12 @@ def test_characters_that_cannot_be_seen_are_spelt_out() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["👩\u200d👩\u200d👧", "क्\u200dष", "می\u200cخواهم"])
+def test_what_joins_letters_or_parts_of_an_emoji_does_its_work(text: str) -> None:
+    assert chips.visible(text) == text
+    assert "U+200D" in chips.visible("li\u200dve") and "U+200C" in chips.visible("\u200cअ")
+
+
 def test_every_chip_opens_the_alternatives_that_belong_to_it() -> None:
     html = chips.sentence(filled("a <mask> b <mask>.", "▁x", "y"), ENGLISH)
     opened, panels = re.findall(r'aria-controls="([^"]+)"', html), re.findall(r'<div [^>]*id="([^"]+)"', html)

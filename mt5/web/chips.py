@@ -9,9 +9,11 @@ from mt5.results import Filled, Span, Sweep, SweepWord, Token
 from mt5.web.text import Text, escape
 
 MASK = "<mask>"
-# characters that cannot be seen, or that turn the direction of what follows
+# characters that cannot be seen, or that turn the direction of what follows; joiners only where they join
+# nothing, as they do between the letters of some scripts and the parts of an emoji
 UNSEEN = re.compile(
-    "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+    "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+    "|(?<![^\u0000-\u00a0])[\u200c\u200d]|[\u200c\u200d](?![^\u0000-\u00a0])"
 )
 
 CLOSING = re.compile(r"▁?(</s>|<extra_id_\d+>)")

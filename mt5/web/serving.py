@@ -39,7 +39,15 @@ const silence = () => {
 };
 silence();
 """
-SETUP = f"() => {{ document.documentElement.lang = 'en'; {WATCH} {SILENCE} }}"
+# runs in the browser: Ctrl or ⌘ with Enter presses a tab's own button from any of its fields
+ENTER = """
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || event.isComposing) return;
+  const button = event.target.closest('.tabitem')?.querySelector('button.primary');
+  if (button) { event.preventDefault(); event.stopPropagation(); button.click(); }
+}, true);
+"""
+SETUP = f"() => {{ document.documentElement.lang = 'en'; {WATCH} {SILENCE} {ENTER} }}"
 
 
 def theme() -> gr.themes.Base:

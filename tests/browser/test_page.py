@@ -45,6 +45,25 @@ def test_tokens_appear_one_after_another_and_stop_ends_the_work(page: Page, serv
     expect(page.locator("#stop")).to_be_disabled()
 
 
+def test_a_run_that_is_stopped_before_it_writes_has_not_failed(page: Page) -> None:
+    fill(page, "too late <mask>.")
+    page.click("#stop")
+    expect(page.locator("#stop")).to_be_disabled()
+    page.wait_for_timeout(2_500)
+    assert page.locator(".error, .toast-body").count() == 0
+    assert page.locator("#fill-result .sentence, #message .fault").count() == 0
+    fill(page, PARIS)
+    expect(page.locator(".filled")).to_contain_text("Paris")
+
+
+@pytest.mark.parametrize("key", ["Control+Enter", "Meta+Enter"])
+def test_a_key_starts_what_the_button_of_the_tab_starts(page: Page, key: str) -> None:
+    page.fill("#prompt textarea", PARIS)
+    page.press("#prompt textarea", key)
+    expect(page.locator(".filled")).to_contain_text("Paris")
+    expect(page.locator("#prompt textarea")).to_have_value(PARIS)
+
+
 def test_an_alternative_is_taken_and_the_choice_is_undone(page: Page) -> None:
     fill(page, PARIS)
     expect(page.locator("#surprise .bars .point")).to_have_count(2)
