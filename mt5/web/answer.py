@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from mt5.engine import Engine
 
 
-VIEWS = 6
-"""How many outputs `views` fills."""
-
-
 @dataclass(frozen=True, eq=False)  # told apart by identity: a page asks for a hash of its state
 class Answer:
     """A result as it is shown: with what an export says of it, and the language of its sentence."""

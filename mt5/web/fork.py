@@ -8,7 +8,7 @@ import gradio as gr
 
 from mt5 import infill
 from mt5.web import chips
-from mt5.web.answer import VIEWS, Answer, views
+from mt5.web.answer import Answer, views
 from mt5.web.text import Text
 
 LONGEST_TRAIL = 50
@@ -56,7 +56,7 @@ def forked(answer: Answer, fork: object, given: str, trail: Trail) -> tuple[str,
 def undone(trail: Sequence[Choice], text: Text) -> list[Any]:
     """The outputs of the state before the last choice."""
     if not trail:
-        return [gr.skip()] * (VIEWS + 4)
+        return [gr.skip()] * 10
     *rest, last = trail
     return [*views(last.before, text), *followed(rest, text, last.given)]
 
@@ -73,11 +73,7 @@ def followed(trail: Sequence[Choice], text: Text, given: str) -> list[Any]:
 
 
 def beside(shown: Iterable[list[Any]], said: list[Any]) -> Iterator[list[Any]]:
-    """Outputs as they come, after those of `followed`, for which nothing is built anew.
-
-    These come before the model has written anything: Gradio takes a run that is stopped before it has said
-    something for one that failed.
-    """
-    yield [*[gr.skip()] * VIEWS, *said]
+    """Outputs as they come, with those of `followed` beside the first: nothing is built anew for the rest."""
     for outputs in shown:
-        yield [*outputs, *[gr.skip()] * len(said)]
+        yield [*outputs, *said]
+        said = [gr.skip()] * len(said)
