@@ -16,6 +16,7 @@ Format = Literal["csv", "jsonl"]
 Record = dict[str, Any]
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 """What a spreadsheet takes for a formula when a cell begins with it; some take the wide signs as well."""
+SEPARATORS = ",;\t"
 LISTED = 8  # columns that a message lists
 
 
@@ -34,6 +35,8 @@ def format_of(name: str) -> Format:
 
 def read(data: bytes, name: str) -> list[Record]:
     """The rows of a CSV or JSONL file with a column `prompt`; text in UTF-8, or UTF-16 with its mark.
+
+    Cells of CSV are parted by commas, semicolons or tabs, as the first line has it.
 
     PromptError names the row that cannot be read; nothing is read in part.
     """
@@ -60,7 +63,7 @@ def read(data: bytes, name: str) -> list[Record]:
 
 
 def _csv_rows(text: str, name: str) -> Iterator[Record]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
     try:
         columns = [_unescaped(column) for column in reader.fieldnames or ()]
         if "prompt" not in columns:
@@ -79,6 +82,13 @@ def _csv_rows(text: str, name: str) -> Iterator[Record]:
             yield {key: _unescaped(value) for key, value in row.items()}
     except csv.Error as fault:
         raise PromptError(f"{name}, line {reader.reader.line_num:,}: {fault}.") from fault
+
+
+def _separator(text: str) -> str:
+    """What parts the column `prompt` from others in the first line: spreadsheets write ; in many languages."""
+    first = text.partition("\n")[0].rstrip("\r")
+    marks = (mark for mark in SEPARATORS if "prompt" in next(csv.reader([first], delimiter=mark), ()))
+    return next(marks, SEPARATORS[0])
 
 
 def _jsonl_rows(text: str, name: str) -> Iterator[Record]:
