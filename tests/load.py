@@ -18,7 +18,7 @@ import httpx
 
 import mt5
 from mt5.languages import examples
-from tests.browser.driving import ROOT, Server
+from tests.browser.driving import ROOT, Server, unused_port
 from tests.served import Visitor
 
 # the page closes a connection that is idle for 5 s, perhaps at the moment it is used again
@@ -113,7 +113,7 @@ def served(names: list[str]) -> None:
         "|scenario|answered|errors|refused|p50 s|p95 s|RSS MB before → after|\n|---|---|---|---|---|---|---|"
     )
     for name in names:
-        server = Server(Path(tempfile.mkdtemp()) / "log", str(ROOT / "app.py"), "--port", "7899")
+        server = Server(Path(tempfile.mkdtemp()) / "log", str(ROOT / "app.py"), "--port", unused_port())
         try:
             asyncio.run(scenario(name, server))
         finally:

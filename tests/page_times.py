@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 import mt5
 from mt5.web.languages import meanings
-from tests.browser.driving import ARGUMENTS, CHROMIUM, Server
+from tests.browser.driving import ARGUMENTS, CHROMIUM, Server, unused_port
 
 MODEL = Path(__file__).resolve().parent.parent / "assets" / "model"
 CHIPS = 10
@@ -36,7 +36,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for start in ("first", "second"):
             began = time.perf_counter()
-            server = Server(Path(folder) / "log", "app.py", "--port", "7867")
+            server = Server(Path(folder) / "log", "app.py", "--port", unused_port())
             try:
                 visit(browser, server.url, start, began)
             finally:

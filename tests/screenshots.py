@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.driving import ARGUMENTS, CHROMIUM, PARIS, TABS
+from tests.browser.driving import ARGUMENTS, CHROMIUM, PARIS, TABS, unused_port
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, PHONE = (1440, 1000), (390, 844)
@@ -34,7 +34,7 @@ PICTURES = (
 
 
 def main() -> None:
-    command = [sys.executable, "app.py", "--port", "7868"]
+    command = [sys.executable, "app.py", "--port", unused_port()]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = next(url[1] for line in server.stdout or () if (url := re.search(r"at (http\S+)", line)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mt5.web.text import languages, text_of
-from tests.browser.driving import ROOT, Server
+from tests.browser.driving import ROOT, Server, unused_port
 from tests.served import Visitor
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def visitor(place: Path, watched: dict[str, str]) -> Iterator[Visitor]:
     before = dict(os.environ)
     os.environ |= watched
     try:
-        server = Server(place / "log", str(ROOT / "app.py"), "--port", "7896")
+        server = Server(place / "log", str(ROOT / "app.py"), "--port", unused_port())
     finally:
         os.environ.clear()
         os.environ |= before

@@ -66,11 +66,27 @@ def test_the_page_reports_nothing_and_its_queue_is_bounded() -> None:
 
 
 @pytest.mark.slow
+def test_one_server_is_made_for_a_page_and_that_when_it_is_launched() -> None:
+    program = (
+        "from gradio.routes import App\nmade, create = [], App.create_app\n"
+        "App.create_app = staticmethod(lambda *given, **named: made.append(1) or create(*given, **named))\n"
+        "from mt5.web.models import Models\nfrom mt5.web.page import build_page, serving\n"
+        "from tests.fake_engine import FakeEngine\nmodels = Models(FakeEngine())\npage = build_page(models)\n"
+        "print(len(made))\npage.launch(**serving(models))\nprint(len(made))\npage.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    printed = [line for line in done.stdout.splitlines() if line.isdigit()]
+    assert printed == ["0", "1"]
+
+
+@pytest.mark.slow
 def test_gradio_is_imported_without_parsing_its_own_source() -> None:
     program = (
         "import ast, inspect\nparsed, parse, file_of = [], ast.parse, inspect.getfile\n"
         "ast.parse = lambda *given, **named: parsed.append(given[0]) or parse(*given, **named)\n"
-        "from mt5.web.importing import import_gradio\nimport_gradio()\nimport gradio\n"
+        "from mt5.web.starting import import_gradio\nimport_gradio()\nimport gradio\n"
         "print(sum('EVENTS = [' in source for source in parsed), inspect.getfile is file_of)\n"
         "print(gradio.Textbox(value='a').value, callable(gradio.Textbox.change))\n"
     )

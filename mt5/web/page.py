@@ -14,6 +14,7 @@ from mt5.web.health import build_health
 from mt5.web.models import Models
 from mt5.web.serving import serving
 from mt5.web.settings import FIELDS
+from mt5.web.starting import no_server_yet
 from mt5.web.tab import LIGHT, Shell, Tab
 from mt5.web.text import FALLBACK, languages, preferred, text_of
 from mt5.web.words import Words
@@ -34,6 +35,11 @@ REMEMBER = "(language) => { localStorage.setItem('mt5-page-language', language);
 
 def build_page(engine: "Engine | Models") -> gr.Blocks:
     """The whole page on an engine, or on models among which visitors choose."""
+    with no_server_yet():
+        return _laid_out(engine)
+
+
+def _laid_out(engine: "Engine | Models") -> gr.Blocks:
     models = engine if isinstance(engine, Models) else Models(engine)
     words = Words(text_of(FALLBACK))
     title = words.text("title")

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,13 @@ HOSTILE = "<img src=x onerror=window.hit=1> ${window.hit=1} {{window.hit=1}} <sc
 TABS = ("fill", "score", "sweep", "corrupt", "languages", "batch", "lesson")
 
 expect.set_options(timeout=60_000)  # a busy machine is not a fault of the page
+
+
+def unused_port() -> str:
+    """A port that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
 
 
 class Server:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.driving import PARIS, Server, fill, opened
+from tests.browser.driving import PARIS, Server, fill, opened, unused_port
 
 pytestmark = pytest.mark.browser
 
 
 def test_the_embedded_model_names_the_capital_of_france(browser: Browser, tmp_path: Path) -> None:
-    server = Server(tmp_path / "log", "app.py", "--port", "7869")
+    server = Server(tmp_path / "log", "app.py", "--port", unused_port())
     try:
         page = opened(browser, server.url)
         expect(page.locator(".model")).to_contain_text("embedded demo model")

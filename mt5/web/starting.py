@@ -1,6 +1,8 @@
-"""Gradio, imported without what only its developers need."""
+"""A start without what Gradio does for its developers, or does several times."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -21,3 +23,17 @@ def import_gradio() -> None:
         import gradio  # noqa: F401
     finally:
         inspect.getfile = file_of
+
+
+@contextmanager
+def no_server_yet() -> Iterator[None]:
+    """Lay a page out without the server that Gradio makes three times meanwhile: `launch` makes its own."""
+    from gradio.routes import App
+
+    applications: Any = App
+    create_app = applications.create_app
+    applications.create_app = staticmethod(lambda *_, **options: None)
+    try:
+        yield
+    finally:
+        applications.create_app = create_app
