@@ -87,8 +87,8 @@ def _csv_rows(text: str, name: str) -> Iterator[Record]:
 def _separator(text: str) -> str:
     """What parts the column `prompt` from others in the first line: in many languages it is ;."""
     first = text.partition("\n")[0].rstrip("\r")
-    marks = (mark for mark in SEPARATORS if "prompt" in next(csv.reader([first], delimiter=mark), ()))
-    return next(marks, SEPARATORS[0])
+    named = (mark for mark in SEPARATORS if "prompt" in (cell.strip('"') for cell in first.split(mark)))
+    return next(named, SEPARATORS[0])
 
 
 def _jsonl_rows(text: str, name: str) -> Iterator[Record]:
