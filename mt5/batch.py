@@ -86,7 +86,7 @@ def _csv_rows(text: str, name: str) -> Iterator[Record]:
 
 def _separator(text: str) -> str:
     """What parts the column `prompt` from others in the first line: in many languages it is ;."""
-    first = text.partition("\n")[0].rstrip("\r")
+    first = next(iter(io.StringIO(text, newline="")), "").rstrip("\r\n")
     named = (mark for mark in SEPARATORS if "prompt" in (cell.strip('"') for cell in first.split(mark)))
     return next(named, SEPARATORS[0])
 

@@ -83,7 +83,7 @@ def test_text_is_read_in_the_usual_encodings(encoding):
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_cells_are_parted_as_a_spreadsheet_of_the_readers_language_parts_them(mark, end):
     written = end.join([f"n{mark}prompt", f'1{mark}"a{mark} <mask>"', ""])
     assert batch.read(written.encode(), "in.csv") == [{"n": "1", "prompt": f"a{mark} <mask>"}]

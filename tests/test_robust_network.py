@@ -18,7 +18,7 @@ import pytest
 from mt5.web import guard, line, quota
 from mt5.web.quota import Quota
 from tests.browser.driving import Server
-from tests.served import Visitor, started
+from tests.served import JSON, Visitor, started
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
@@ -301,6 +301,30 @@ def test_l5_one_tab_has_two_requests_at_once(visitor: Visitor) -> None:
     assert visitor.healthy()
     # nobody listens to them
     until(lambda: visitor.join("a <mask>.", "flooding-tab").status_code == 200)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda body: f'{{"session_hash": "{uuid.uuid4().hex[:12]}", {body[1:]}',
+        lambda body: body.replace('"session_hash"', '"session\\u005fhash"'),
+    ],
+    ids=["twice", "escaped"],
+)
+def test_l5_a_tab_is_known_however_its_name_is_written(
+    visitor: Visitor, written: Callable[[str], str]
+) -> None:
+    def join() -> int:
+        body = written(json.dumps(visitor.request("slow <mask>", "hidden-tab")))
+        return visitor.post("/gradio_api/queue/join", content=body, headers=JSON).status_code
+
+    until(lambda: visitor.join("a <mask>.", "hidden-tab").status_code == 200)
+    until(lambda: (join(), join(), join())[-1] == 429)
+    until(lambda: visitor.join("a <mask>.", "hidden-tab").status_code == 200)
+
+
+def test_l5_a_session_with_a_long_name_is_refused(visitor: Visitor) -> None:
+    assert visitor.join("a <mask>.", "x" * 65).status_code == 400
 
 
 def test_l5_programs_that_use_the_tools_do_not_share_the_places_of_one_tab(visitor: Visitor) -> None:

@@ -66,7 +66,14 @@ def test_characters_that_cannot_be_seen_are_spelt_out() -> None:
 @pytest.mark.parametrize("text", ["👩\u200d👩\u200d👧", "क्\u200dष", "می\u200cخواهم"])
 def test_what_joins_letters_or_parts_of_an_emoji_does_its_work(text: str) -> None:
     assert chips.visible(text) == text
-    assert "U+200D" in chips.visible("li\u200dve") and "U+200C" in chips.visible("\u200cअ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["li\u200dve", "ли\u200dво", "日\u200c本", "\u200cअ", "क\u200d\u200dष", "a\u061cb", "a\U000e0041b"],
+)
+def test_what_joins_nothing_is_spelt_out(text: str) -> None:
+    assert 'class="unseen"' in chips.visible(text)
 
 
 def test_every_chip_opens_the_alternatives_that_belong_to_it() -> None:

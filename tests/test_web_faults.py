@@ -34,6 +34,15 @@ def page() -> Iterator[gr.Blocks]:
     assert loops
 
 
+def test_how_long_drawing_takes_comes_from_the_browser_as_a_number(page: gr.Blocks) -> None:
+    runs = [
+        one
+        for one in page.fns.values()
+        if one.fn and one.fn.__module__ == "mt5.web.fill" and one.fn.__name__ in ("run", "fork")
+    ]
+    assert len(runs) >= 2 and {one.inputs[-1].preprocess(0.04) for one in runs} == {0.04}
+
+
 def asked_for(page: gr.Blocks, tab: str, *values: object) -> list[object]:
     """The last outputs of a tab's main button."""
     [run] = {

@@ -7,6 +7,7 @@ import gradio as gr
 
 from mt5 import figures
 from mt5.web import charts
+from mt5.web.faults import SAID, fault
 from mt5.web.tab import LIGHT, Shell, heavy
 from mt5.web.text import Text, text_of
 
@@ -32,11 +33,16 @@ def build_attention(shell: Shell) -> Callable[[gr.State], None]:
     kept = gr.State()
 
     def look(language: str, answer: Any) -> list[Any]:
-        with models.engine() as engine:
-            found = engine.attention(answer.fill)
+        text = text_of(language)
+        try:
+            with models.engine() as engine:
+                found = engine.attention(answer.fill)
+        except SAID as error:
+            said = fault(error, answer.fill.prompt, text)
+            return [None, gr.update(visible=False), charts.shown(None), said]
         layers = len(found.weights)
         slider = gr.update(maximum=layers, value=layers, visible=layers > 1)
-        return [found, slider, drawn(found, layers, text_of(language))]
+        return [found, slider, drawn(found, layers, text), ""]
 
     def show(language: str, found: Any, layer: object) -> Any:
         return gr.skip() if found is None else drawn(found, layer, text_of(language))
@@ -44,10 +50,11 @@ def build_attention(shell: Shell) -> Callable[[gr.State], None]:
     def connect(answer: gr.State) -> None:
         def hide(answer: Any) -> list[Any]:
             askable = gr.update(visible=answer is not None)
-            return [None, gr.update(visible=False), charts.shown(None), askable]
+            return [None, gr.update(visible=False), charts.shown(None), "", askable]
 
-        answer.change(hide, answer, [kept, layer, plot, button], **LIGHT)
-        button.click(look, [shell.language, answer], [kept, layer, plot], **heavy(status))
+        outputs = [kept, layer, plot, status]
+        answer.change(hide, answer, [*outputs, button], **LIGHT)
+        button.click(look, [shell.language, answer], outputs, **heavy(status))
         gr.on([layer.release, shell.language.change], show, [shell.language, kept, layer], plot, **LIGHT)
 
     return connect

@@ -9,11 +9,14 @@ from mt5.results import Filled, Span, Sweep, SweepWord, Token
 from mt5.web.text import Text, escape
 
 MASK = "<mask>"
-# characters that cannot be seen, or that turn the direction of what follows; joiners only where they join
-# nothing, as they do between the letters of some scripts and the parts of an emoji
+# letters of scripts that joiners shape, and the parts of an emoji
+SHAPED = "\u0600-\u06ff\u0750-\u077f\u0900-\u0dff"
+EMOJI = "\u2600-\u27bf\ufe0f\U0001f000-\U0001faff"
+# characters that cannot be seen, or that turn the direction of what follows; joiners where they join nothing
 UNSEEN = re.compile(
-    "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
-    "|(?<![^\u0000-\u00a0])[\u200c\u200d]|[\u200c\u200d](?![^\u0000-\u00a0])"
+    "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+    "\U000e0000-\U000e007f]"
+    f"|(?<![{SHAPED}{EMOJI}])[\u200c\u200d]|[\u200c\u200d](?![{SHAPED}{EMOJI}])"
 )
 
 CLOSING = re.compile(r"▁?(</s>|<extra_id_\d+>)")

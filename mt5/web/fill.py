@@ -100,7 +100,8 @@ def build(shell: Shell) -> Tab:
             bars = charts.build_plot(shell.words, "surprise")
             look = build_attention(shell)
     answer, trail = gr.State(), gr.State(())
-    given, pace, go = (gr.Textbox(visible="hidden") for _ in range(3))
+    given, go = (gr.Textbox(visible="hidden") for _ in range(2))
+    pace = gr.Number(visible="hidden")
     downloads = gr.Row(elem_classes="downloads")
     with put(gr.Accordion(open=False, elem_id="all-candidates"), label="candidates"):
         others = gr.HTML(candidates(None, shell.words.text), elem_id="candidates")

@@ -22,7 +22,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY = 1_200_000  # bytes: a file of 1 MB and what is around it
 BODY_S, RETRY_S = 20.0, 30
-SESSION = re.compile(rb'"session_hash"\s*:\s*"([^"]{1,64})"')
+LONGEST_SESSION = 64  # characters; the page's own have a dozen
 EVENT = re.compile(rb'"event_id"\s*:\s*"(\w{1,64})"')
 JOIN = re.compile(r"/(queue/join|call/(v2/)?\w+)/?$")
 CALLED = re.compile(r"/call/(?:v2/)?\w+/(\w+)$")
@@ -79,8 +79,9 @@ class Guard:
             return await _refuse(send, 408, f"The request took longer than {BODY_S:.0f} s to arrive.")
         if body is None:
             return await _refuse(send, 413, f"The request is larger than {LARGEST_BODY:,} bytes.")
-        found = SESSION.search(body)
-        session = found[1].decode("latin-1") if found else ""
+        session = _session(body)
+        if len(session) > LONGEST_SESSION:
+            return await _refuse(send, 400, f"A session has at most {LONGEST_SESSION} characters.")
         tab = "" if TOOLS in scope["headers"] else session
         if tab and not self.sessions.take(tab):
             return await _refuse(send, 429, "Too many requests from this page. Wait a little.")
@@ -117,6 +118,15 @@ class Guard:
         if found := CALLED.search(path):
             return self.line.listening(session_of(queue, found[1]))
         return nullcontext()
+
+
+def _session(body: bytes) -> str:
+    """The session that a body names, read as the page's server reads it; "" when it names none."""
+    try:
+        named = json.loads(body)["session_hash"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return named if isinstance(named, str) else ""
 
 
 class _Kept:

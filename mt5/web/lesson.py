@@ -165,7 +165,7 @@ def build(shell: Shell) -> Tab:
         return framed(step, text_of(language))
 
     def begin(language: str, step: int) -> list[Any]:
-        return [*prompts(step, text_of(language)), "", charts.shown(None)]
+        return [*prompts(step, text_of(language)), "", charts.shown(None), ""]
 
     def translate(language: str, step: int, prompt: str, second: str) -> list[Any]:
         text = text_of(language)
@@ -206,7 +206,7 @@ def build(shell: Shell) -> Tab:
     frames = [card_, prompt, second, guess, start, asks, back, next_]
     gr.on([start.click, guess.submit, go.change], run, inputs, [shown, bars, message], **heavy(message))
     step.change(frame, [shell.language, step], frames, **LIGHT)
-    sentences = [prompt, second, shown, bars]
+    sentences = [prompt, second, shown, bars, message]
     step.input(begin, inputs[:2], sentences, **LIGHT)
     for button, by in ((back, -1), (next_, 1)):
         turned = button.click(lambda step, by=by: min(max(step + by, 1), STEPS), step, step, **LIGHT)

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["build_page", "serving"]
 
-# run in the browser: the language chosen on an earlier visit; the document's own language, and remembering it
-REMEMBERED = "() => localStorage.getItem('mt5-page-language') ?? ''"
+# run in the browser, which may keep nothing for a page in a frame: the language chosen on an earlier visit;
+# the document's own language, and remembering it
+REMEMBERED = "() => { try { return localStorage.getItem('mt5-page-language') ?? ''; } catch { return ''; } }"
 SPEAK = """(language) => {
   document.documentElement.lang = language;
   document.title = document.querySelector('#title h1')?.innerText ?? document.title;
 }"""
-REMEMBER = "(language) => { localStorage.setItem('mt5-page-language', language); }"
+REMEMBER = "(language) => { try { localStorage.setItem('mt5-page-language', language); } catch {} }"
 
 
 def build_page(engine: "Engine | Models") -> gr.Blocks:

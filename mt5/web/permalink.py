@@ -21,7 +21,7 @@ COPY = """(...values) => {
   url.searchParams.set('tab', tab);
   names.forEach((name, place) => {
     const value = values[place];
-    if (value !== null && value !== undefined && value !== '' && value !== defaults[place])
+    if (value !== null && value !== undefined && value !== defaults[place])
       url.searchParams.set(name, value);
   });
   const language = values[names.length];
@@ -49,7 +49,10 @@ def build_copy(words: Words, tab: Tab, language: gr.Dropdown) -> gr.Textbox:
     known = {
         "tab": tab.id,
         "names": list(tab.fields),
-        "defaults": [default(field) for field in tab.fields.values()],
+        "defaults": [
+            None if name in tab.missing({}, words.text) else default(field)
+            for name, field in tab.fields.items()
+        ],
         "base": base(),
         "result": ", ".join(f"#{tab.id}-result {shown}" for shown in (".sentence", ".card", "table")),
     }
@@ -58,8 +61,9 @@ def build_copy(words: Words, tab: Tab, language: gr.Dropdown) -> gr.Textbox:
 
 
 def default(field: Component) -> Any:
-    """What a field holds at first, whoever opens the page; None for a sentence."""
-    return None if isinstance(field, gr.Textbox) else getattr(field, "value", None)
+    """What a field holds at first, whoever opens the page."""
+    value = getattr(field, "value", None)
+    return value or "" if isinstance(field, gr.Textbox) else value
 
 
 def restored(tabs: Sequence[Tab], query: Mapping[str, str], text: Text) -> list[Any]:

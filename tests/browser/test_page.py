@@ -1,6 +1,7 @@
 """The tab that fills masks, and what all tabs share, in Chromium."""
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -242,6 +243,16 @@ def test_where_the_model_looked_is_drawn_layer_by_layer(page: Page) -> None:
     expect(page.locator("#layer input[type=number]")).to_have_value("2")
     fill(page, PARIS)  # a map of another result would mislead
     expect(page.locator("#attention")).to_have_count(0)
+
+
+def test_a_link_keeps_a_field_that_was_emptied(page: Page, browser: Browser) -> None:
+    page.fill("#prompt textarea", "")
+    page.click("#fill-copy")
+    link = page.locator("#fill-link textarea, #fill-link input")
+    expect(link).to_have_value(re.compile("tab=fill.*[?&]q=(&|$)"))
+    other = opened(browser, link.input_value())
+    expect(other.locator("#prompt textarea")).to_have_value("")
+    other.context.close()
 
 
 def test_a_link_brings_the_same_state_into_a_fresh_browser(

@@ -33,6 +33,7 @@ def test_i6_what_is_no_character_is_refused_and_the_page_goes_on(page: Page, hal
         box.value = '{half} <mask>'; box.dispatchEvent(new Event('input')); }}"""
     )
     page.click("#fill")
+    expect(page.locator(".block.status .fault")).to_contain_text("U+")
     fill(page, PARIS)
     expect(page.locator(".filled")).to_contain_text("Paris")
     expect(page.locator(".block.status .fault")).to_have_count(0)
