@@ -330,4 +330,5 @@ def test_a_crowd_that_comes_and_goes_gets_its_own_answers() -> None:
 
     crowd = [Asking(lambda number=number: visit(number)) for number in range(40)]
     assert all(all(one.answer()) for one in crowd)
+    tasks.wait(PATIENCE_S)  # what was left is ended at the next step
     assert not tasks._current and len(tasks._known) <= scheduler.KNOWN
