@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.browser.driving import Server
+from tests.browser.driving import ROOT, Server
 
 JSON = {"content-type": "application/json"}
 DEFAULTS = ("", "greedy", 4, 1, 1.0, 0, 1.0, 0, 16, 5, True)
@@ -98,6 +100,14 @@ class Visitor:
         with self.client.stream("GET", path) as stream:
             rows = (row.removeprefix("data: ") for row in stream.iter_lines() if row.startswith("data: "))
             yield (strict(row) for row in rows)
+
+
+def printed(program: str) -> list[str]:
+    """The lines that a program writes, run by a Python of its own: Gradio leaves event loops open."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
 
 
 def strict(text: str) -> Any:

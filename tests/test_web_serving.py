@@ -19,6 +19,7 @@ from mt5.web.guard import BODY_S, LARGEST_BODY, Buckets, Guard
 from mt5.web.models import Models, allowed
 from mt5.web.serving import serving
 from tests.fake_engine import FakeEngine
+from tests.served import printed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +44,6 @@ def test_the_page_is_served_without_what_a_visitor_must_not_have() -> None:
 
 @pytest.mark.slow
 def test_the_page_reports_nothing_and_its_queue_is_bounded() -> None:
-    # in a process of its own: gradio leaves event loops open
     program = (
         "from mt5.web.page import build_page\nfrom tests.fake_engine import FakeEngine\n"
         "page = build_page(FakeEngine())\nqueue = page._queue\n"
@@ -54,10 +54,7 @@ def test_the_page_reports_nothing_and_its_queue_is_bounded() -> None:
         "private = [fn for fn in page.fns.values() if fn.fn and fn.api_visibility == 'private']\n"
         "print(len(private) > 20, {len(fn.show_progress_on) for fn in private})\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [
+    assert printed(program) == [
         "False (600, 1800) False",
         "256 False 5 1",
         "corrupt fill info languages score sweep",
@@ -74,11 +71,8 @@ def test_one_server_is_made_for_a_page_and_that_when_it_is_launched() -> None:
         "from tests.fake_engine import FakeEngine\nmodels = Models(FakeEngine())\npage = build_page(models)\n"
         "print(len(made))\npage.launch(**serving(models))\nprint(len(made))\npage.close()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    printed = [line for line in done.stdout.splitlines() if line.isdigit()]
-    assert printed == ["0", "1"]
+    counts = [line for line in printed(program) if line.isdigit()]
+    assert counts == ["0", "1"]
 
 
 @pytest.mark.slow
@@ -90,10 +84,7 @@ def test_gradio_is_imported_without_parsing_its_own_source() -> None:
         "print(sum('EVENTS = [' in source for source in parsed), inspect.getfile is file_of)\n"
         "print(gradio.Textbox(value='a').value, callable(gradio.Textbox.change))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == ["0 True", "a True"]
+    assert printed(program) == ["0 True", "a True"]
 
 
 def test_a_bucket_lets_a_burst_through_and_then_so_many_a_second() -> None:
