@@ -36,9 +36,23 @@ class RMSNorm(nn.RMSNorm):
         return torch.tensor(self.eps, device=self.weight.device)
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) (Hendrycks and Gimpel 2016).
+
+    Written as x · σ(2 √(2/π) (x + 0.044715 x³)), the same function in half the time on a CPU.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu" or x.requires_grad:
+        return F.gelu(x, approximate="tanh")
+    slope = torch.addcmul(GELU_SLOPE, x, x, value=GELU_CUBE)
+    return slope.mul_(x).sigmoid_().mul_(x)
+
+
+GELU_SLOPE = torch.tensor(math.sqrt(8 / math.pi))
+GELU_CUBE = 0.044715 * math.sqrt(8 / math.pi)
+
 NORMS = {"rms": RMSNorm, "layer": nn.LayerNorm}
 ACTIVATIONS = {
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_tanh": gelu_tanh,
     "gelu": F.gelu,
     "relu": F.relu,
     "silu": F.silu,

@@ -116,16 +116,18 @@ class Network:
 
     def _batch(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
         """Pad to one length: ids [batch, source] and a mask like it, None when nothing is padded."""
-        lengths = torch.tensor([len(source) for source in sources], device=self.device)
-        width, pad = int(lengths.max()), self.model.config.pad_id
+        lengths = [len(source) for source in sources]
+        width, pad = max(lengths), self.model.config.pad_id
         ids = torch.tensor(
             [[*source, *[pad] * (width - len(source))] for source in sources], device=self.device
         )
         if self.model.config.pad_masks_target:
             mask = ids != pad
-        else:
-            mask = torch.arange(width, device=self.device) < lengths.unsqueeze(1)
-        return ids, None if bool(mask.all()) else mask
+            return ids, None if bool(mask.all()) else mask
+        if min(lengths) == width:
+            return ids, None
+        ends = torch.tensor(lengths, device=self.device).unsqueeze(1)
+        return ids, torch.arange(width, device=self.device) < ends
 
 
 class _Decoder:

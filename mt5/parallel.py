@@ -161,8 +161,6 @@ class VocabularyEmbedding(nn.Module):
         return F.embedding(local, self.weight) if isinstance(self.weight, Tensor) else self.weight.rows(local)
 
 
-TILE, LOWEST = 1 << 14, -80.0
-"""Columns that are summed at a time; the exponent below which numbers are so small that sums get slow."""
 GROUP, MANY = 128, 1 << 16
 """Columns of which only the best is looked at first, where there are many scores."""
 
@@ -214,14 +212,12 @@ class VocabularyLogProbs:
     def local_normaliser(self) -> Tensor:
         """log Σ exp over this rank's columns: [..., 1]."""
         if self._local_normaliser is None:
-            # logsumexp takes three times as long; a slice stays in the cache, and no large tensor is made.
-            # a rank's columns may all be padding, of which the highest is -inf
-            highest = self.logits.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
-            sums = [
-                (part - highest).clamp_(min=LOWEST).exp_().sum(-1, keepdim=True)
-                for part in self.logits.split(TILE, -1)
-            ]
-            self._local_normaliser = highest + sum(sums[1:], sums[0]).log()
+            # log_softmax takes half the time of logsumexp; its largest value is -log Σ exp(logit - largest)
+            highest = self.logits.amax(-1, keepdim=True)
+            found = highest - self.logits.log_softmax(-1).amax(-1, keepdim=True)
+            if self.shard.size > 1:  # a rank's columns may all be padding
+                found = found.masked_fill(highest == -torch.inf, -torch.inf)
+            self._local_normaliser = found
         return self._local_normaliser
 
     @property
@@ -254,8 +250,9 @@ class VocabularyLogProbs:
         The probabilities of the others stay what they were: nothing is normalised again.
         """
         self._local_normaliser = self.local_normaliser  # before they are hidden
-        ids = ids.to(self.logits.device)
-        local = ids[(ids >= self.first) & (ids < self.first + self.columns)] - self.first
+        local = ids.to(self.logits.device)
+        if self.shard.size > 1:
+            local = local[(local >= self.first) & (local < self.first + self.columns)] - self.first
         if rows is None:
             self.logits.index_fill_(1, local, -torch.inf)
         else:

@@ -56,15 +56,16 @@ class Int8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ: [..., columns] -> [..., rows]."""
-        largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
+        largest = x.abs().amax(-1, keepdim=True).clamp_(min=TINY)
         y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
             x / largest, 1 / STEPS, STEPS + 1, self._packed
         )
-        return y * largest
+        return y.mul_(largest)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows by number, in float32: [...] -> [..., columns]."""
-        return self._numbers[ids] * self._scales[ids].unsqueeze(-1)
+        # `embedding` finds rows in a third of the time that indexing takes
+        return F.embedding(ids, self._numbers) * F.embedding(ids, self._scales.unsqueeze(1))
 
     def pack(self) -> None:
         """Make a table ready for products too."""
@@ -168,13 +169,13 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 def packing(name: str, dtype: torch.dtype) -> "type[Int8] | type[Half] | type[Single]":
     """How a matrix of the network is kept on a CPU.
 
-    Of an int8 network, what is read once a prompt stays in 16 bits, for it costs little, and so does the end
-    of the feed-forward, because products of two activations have outliers that 8 bits do not hold.
+    Of an int8 network, the end of the feed-forward stays in 16 bits, because products of two activations have
+    outliers that 8 bits do not hold.
     """
     if dtype == torch.float32:
         return Single
     return Int8 if dtype == torch.int8 and not FINE.search(name) else Half
 
 
-FINE = re.compile(r"^encoder\.|cross_attention\.(key|value|key_value)\.|\.down\.")
+FINE = re.compile(r"\.down\.")
 """Names of matrices that an int8 network keeps in 16 bits."""

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from typing import Any
 
@@ -46,7 +47,10 @@ class Job:
 
 
 class Scheduler:
-    """A network that several threads use. A thread of its own works while there is something to do."""
+    """A network that several threads use. One thread, always the same, does the work.
+
+    A new one would start without the threads and the scratch memory that the last one's products had.
+    """
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -55,7 +59,9 @@ class Scheduler:
         self._waiting: list[Job] = []
         self._current: dict[Task, Job] = {}  # waiting or worked on
         self._known: OrderedDict[Task, Job] = OrderedDict()
-        self._thread: threading.Thread | None = None
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mt5")
+        self._work_done: Future[None] | None = None
+        self._working = False
         self._refusal: Exception | None = None
         self._closed = False
         self._due: float | None = None  # when the step that is taken now should have ended
@@ -119,12 +125,12 @@ class Scheduler:
             self._waiting.clear()
             self._current.clear()
             self._known.clear()
+        self._worker.shutdown(wait=False)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until there is nothing to do."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout_s)
+        if self._work_done is not None:
+            wait([self._work_done], timeout_s)
 
     def _join(self, tasks: Sequence[Task], *, known: bool = True) -> list[Job]:
         with self._lock:
@@ -133,9 +139,9 @@ class Scheduler:
             jobs = [self._job(task, known) for task in tasks]
             for job in jobs:
                 job.followers += 1
-            if self._waiting and self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="mt5")
-                self._thread.start()
+            if self._waiting and not self._working:
+                self._working = True
+                self._work_done = self._worker.submit(self._work)
             return jobs
 
     def _job(self, task: Task, known: bool) -> Job:
@@ -164,7 +170,7 @@ class Scheduler:
                         self._end(job, fault)
 
     def _next(self) -> list[Job]:
-        """The job that has waited longest, and others that can share its batch; [] ends the thread."""
+        """The job that has waited longest, and others that can share its batch; [] when there is none."""
         with self._lock:
             for job in self._waiting:
                 if not job.followers:
@@ -177,8 +183,7 @@ class Scheduler:
                     batch.append(job)
                     room -= job.task.rows
             self._waiting = [job for job in self._waiting if job not in batch]
-            if not batch:
-                self._thread = None
+            self._working = bool(batch)
             return batch
 
     def _run(self, batch: Sequence[Job]) -> BaseException | None:

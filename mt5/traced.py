@@ -19,6 +19,10 @@ WARM = 24
 """Calls after which a network is recorded; that takes as long as some hundred calls."""
 
 
+WIDE = 256
+"""Positions of which the encoder's biases are kept."""
+
+
 class Recorded:
     """A module that is recorded once it has been called often enough.
 
@@ -172,10 +176,8 @@ class Traced:
     def start(self, source: Tensor, source_mask: Tensor | None = None) -> State:
         """Begin to decode. source: ids, [batch, source]; source_mask: False on padding, None keeps all."""
         width = source.shape[1]
-        if self._encoder_biases[0] != width:
-            self._encoder_biases = width, _distinct(self.model.encoder.biases(range(width), width))
         keep = None if source_mask is None else source_mask[:, None, None, :]
-        (memory,) = self.prompt(source, keep, *self._encoder_biases[1])
+        (memory,) = self.prompt(source, keep, *self._square(width))
         return State(memory, keep)
 
     def step(self, target: Tensor, state: State, *, every: bool = False) -> VocabularyLogProbs:
@@ -191,6 +193,16 @@ class Traced:
         state.length = end
         size, shard = self.model.config.vocab_size, self.model.shard
         return VocabularyLogProbs(logits, vocab_size=size, shard=shard, local_normaliser=normaliser)
+
+    def _square(self, width: int) -> Sequence[Tensor | None]:
+        """The encoder's biases of so many positions: [1, head, width, width] each."""
+        if self._encoder_biases[0] < width:
+            reach = max(width, CAPACITY)
+            made = reach, _distinct(self.model.encoder.biases(range(reach), reach))
+            if width > WIDE:
+                return made[1]
+            self._encoder_biases = made
+        return [None if one is None else one[..., :width, :width] for one in self._encoder_biases[1]]
 
     def _rows(self, queries: range, capacity: int) -> list[Tensor]:
         """Biases of these positions with all there is room for: [1, head or 1, query, capacity] each."""

