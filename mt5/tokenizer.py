@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -44,7 +45,6 @@ class Tokenizer:
         # text that starts a word, and text that goes on inside one
         prefixed = pieces.normalize("a").startswith(SPACE)
         self._outer = pieces if prefixed else SentencePieceProcessor(model_proto=model_proto + DUMMY_PREFIX)
-        self._inner = SentencePieceProcessor(model_proto=model_proto + NO_DUMMY_PREFIX)
         self.vocab_size, self.pad_id, self.eos_id, self.bos_id = vocab_size, pad_id, eos_id, bos_id
         self.unk_id: int = pieces.unk_id()
         self.sentinels, self.special = tuple(sentinels), special
@@ -56,6 +56,11 @@ class Tokenizer:
         named = {pad_id, eos_id, *self.sentinels, *special.values()}
         self._never_typed = frozenset(named | silent) - {self.unk_id}
         self.control_ids = self._never_typed | {self.unk_id} | frozenset(range(len(pieces), vocab_size))
+
+    @cached_property
+    def _inner(self) -> SentencePieceProcessor:
+        """Made when it is first needed: a large one takes 50 MB, and ranks read no text."""
+        return SentencePieceProcessor(model_proto=self.model_proto + NO_DUMMY_PREFIX)
 
     @classmethod
     def huggingface(

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -19,6 +20,8 @@ from mt5.errors import CheckpointError
 
 TICK_S = 0.02
 """So far apart, two changes of a file have different times."""
+AT_ONCE = 1024
+"""Views that one call of the system fills, at most; Linux and macOS take as many."""
 MADV_POPULATE_READ = 22
 """Linux 5.14: read pages in and map them; Python does not name it."""
 
@@ -65,6 +68,15 @@ class File:
             if not count:
                 raise CheckpointError(f"{self.path} became shorter while it was read. Load it again.")
             done += count
+
+    def read_rows(self, rows: Sequence[memoryview], offset: int) -> None:
+        """Fill views of one length, one after the other, with what begins at byte `offset`."""
+        length = len(rows[0]) if rows else 0
+        for first in range(0, len(rows), AT_ONCE):
+            some, start = rows[first : first + AT_ONCE], offset + first * length
+            whole = os.preadv(self.descriptor, some, start) // length
+            for number in range(whole, len(some)):  # one call may return less than was asked for
+                self.read_into(some[number], start + number * length)
 
     def read(self, size: int, offset: int) -> bytes:
         data = bytearray(size)

@@ -101,9 +101,15 @@ def load(
             order = sorted(names, key=lambda name: (-parameters[name].numel(), name.startswith("embedding")))
             yield from ((name, part(name)) for name in order)
             return
-        # reading and converting leave Python's lock alone, so a thread per core is worth it
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            yield from zip(names, threads.map(part, names), strict=True)
+        # reading and converting leave Python's lock alone, so a thread per core is worth it; each by itself,
+        # because those that torch adds would wait for each other
+        cores = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(cores) as threads:
+                yield from zip(names, threads.map(part, names), strict=True)
+        finally:
+            torch.set_num_threads(cores)
 
     total, done = sum(parameter.numel() for parameter in parameters.values()), 0
     for name, found in read(list(parameters)):

@@ -51,13 +51,19 @@ class FileTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read_into(self, out: Tensor, dim: int, start: int) -> None:
+        if out.shape == self.shape:
+            dim = 0  # all of it
+        row = self.nbytes // max(self.shape[0], 1)
+        if not dim and out.dim() == 2 and not out.is_contiguous() and out.stride(1) == 1:
+            places = list(map(memoryview, out.view(torch.uint8).numpy()))
+            self.file.read_rows(places, self.offset + start * row)
+            return
         if dim or not out.is_contiguous():  # its numbers are scattered: read all of them and keep a part
             rows = slice(start, start + out.shape[0]) if dim == 0 else slice(0, self.shape[0])
             part = empty((rows.stop - rows.start, *self.shape[1:]), self.dtype)
             self.read_into(part, 0, rows.start)
             out.copy_(part.narrow(dim, start, out.shape[dim]) if dim else part)
             return
-        row = self.nbytes // max(self.shape[0], 1)
         # by way of bytes: numpy and the buffer protocol know no bfloat16
         view = memoryview(out.view(-1).view(torch.uint8).numpy())
         self.file.read_into(view, self.offset + start * row)
