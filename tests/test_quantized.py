@@ -138,10 +138,13 @@ def test_the_embedded_model_fills_alike_in_every_dtype(dtype):
 
 @torch.inference_mode()
 @pytest.mark.slow
-def test_large_networks_of_bfloat16_become_float16_and_err_less(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_networks_of_16_bits_become_plain_float16(dtype, monkeypatch):
     monkeypatch.setattr("mt5.checkpoint.loading.LARGEST_PACKED", 0)
+    model = open_checkpoint(MODEL).load(dtype=dtype, device=CPU)
+    assert {p.dtype for p in model.parameters() if p.dim() > 1} == {torch.float16}
     log_probs, best = scored.__wrapped__(torch.float32)
-    found, choices = scored.__wrapped__(torch.bfloat16)
+    found, choices = scored.__wrapped__(dtype)
     # activations of a single row are rounded to 11 bits
     assert (found - log_probs).abs().mean() <= 0.005
     assert (choices == best).float().mean() >= 0.98

@@ -13,7 +13,7 @@ from mt5.parallel import ColumnLinear, Packed, RowLinear, VocabularyEmbedding
 from mt5.quantized import SINGLE, SMALL, Half, Int8, Single, halved, packing
 
 LARGEST_PACKED = 1 << 30
-"""Numbers in a network of bfloat16 that is packed, at most."""
+"""Numbers in a network of 16 bits that is packed, at most."""
 MATRICES = (ColumnLinear, RowLinear, VocabularyEmbedding, Head)
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "int8")}
@@ -33,7 +33,7 @@ def load(
     """Fill a network that was built on the meta device with this rank's part of the weights.
 
     On a CPU, matrices are packed for its kernels (see quantized.py) and everything else is float32; but a
-    large network of bfloat16 becomes plain float16, since packing takes longer than reading, and more memory.
+    large network of 16 bits becomes plain float16, since packing takes longer than reading, and more memory.
     Beside float16 weights norms stay in float32, because then activations are float32.
     in_place: look at weights where they lie in their file instead of copying them, where that can be done;
     float32 and bfloat16 are then neither packed nor fused.
@@ -41,7 +41,8 @@ def load(
     """
     size = sum(parameter.numel() for parameter in model.parameters()) * model.shard.size
     mapping = in_place and dtype in (torch.float32, torch.bfloat16)
-    halves = device.type == "cpu" and not mapping and dtype == torch.bfloat16 and size > LARGEST_PACKED
+    large = device.type == "cpu" and not mapping and size > LARGEST_PACKED
+    halves = large and dtype in (torch.bfloat16, torch.float16)
     joints = {} if mapping else fuse(model)
     parameters, partition, shard = dict(model.named_parameters()), model.partition(), model.shard
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
@@ -59,8 +60,11 @@ def load(
     def kept(name: str) -> torch.dtype:
         if packs:
             return torch.bfloat16 if name in packed and dtype == torch.bfloat16 else torch.float32
-        norm = isinstance(owners[name], nn.RMSNorm | nn.LayerNorm)
-        return torch.float32 if (dtype == torch.float16 or halves) and norm else dtype
+        if isinstance(owners[name], nn.RMSNorm | nn.LayerNorm) and (dtype == torch.float16 or halves):
+            return torch.float32
+        # bfloat16 becomes float16 where it lies, see `halved`
+        stored = weights[joints.get(name, (name,))[0]].dtype
+        return torch.bfloat16 if halves and stored == torch.bfloat16 else dtype
 
     def cut(tensor: Lazy, dim: int | None, own: int, dtype: torch.dtype | None) -> Tensor:
         """This rank's part, which has `own` rows or columns; None leaves the numbers as they are."""
