@@ -34,15 +34,12 @@ def ours(path: Path, folder: Path, dtype: str, bits: int, threads: int) -> Conte
     torch.set_num_threads(threads)
     with opening_threads(threads):
         engine = mt5.open(path, dtype=dtype)
-    own = torch.get_num_threads()
 
     def generate(sources: Ids, tokens: int) -> list[list[int]]:
-        torch.set_num_threads(own)
         found = engine.generate(sources, max_new_tokens=tokens, stop=False)
         return [list(one.ids) for one in found]
 
     def fill(sources: Ids, prompts: Sequence[str], turn: int) -> Any:
-        torch.set_num_threads(own)
         # another limit, which none of the prompts reaches, because the engine remembers its answers
         return engine.fill(list(prompts), num_alternatives=0, max_new_tokens=LONGEST + turn)
 

@@ -33,6 +33,7 @@ class Network:
     def __init__(self, model: MT5, device: torch.device) -> None:
         self.model, self.device = model, device
         self.traced = Traced(model) if Traced.serves(model) else None
+        self._threads: int | None = None
 
     @property
     def health(self) -> Health:
@@ -53,7 +54,13 @@ class Network:
             decoder.cache.length = 1  # the same step over and over
             decoder.step(token).top(1)
 
-        return threads.choose(work, most)
+        self._threads = threads.choose(work, most)
+        return self._threads
+
+    def _settle(self) -> None:
+        """Use the chosen number of threads in this thread too, whatever others have set since."""
+        if self._threads is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
 
     @torch.inference_mode()
     def generate(
@@ -63,6 +70,7 @@ class Network:
         settings: Settings | Sequence[Settings],
     ) -> Generator[list[list[Row]], Iterable[int] | None, None]:
         """Decode a batch; takes and yields after every step what `generate.decode` does."""
+        self._settle()
         yield from decode(self._decoder(sources), rules, settings)
 
     @torch.inference_mode()
@@ -70,6 +78,7 @@ class Network:
         self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], *, candidates: int = 0
     ) -> list[Scored]:
         """Score targets, without start id, after their sources, with the `candidates` best of every step."""
+        self._settle()
         source, mask = self._batch(sources)
         # a shorter target's rows end in ids that are never looked at: causality hides them from the rest
         width = max(map(len, targets))

@@ -128,6 +128,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, to):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_int8_weights_are_stored_as_they_are_kept_and_open_alike(tmp_path, request):
     """Large matrices with 8 bits and scales, a few with 16; what is small keeps its numbers."""
     folder = request.config.rootpath / "assets" / "model"

@@ -1,12 +1,21 @@
 """Threads: never more than allowed, and as many as are quickest."""
 
 import os
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from mt5.checkpoint import open_checkpoint
+from mt5.network import Network
+from mt5.rules import Free
+from mt5.settings import Settings
 from mt5.threads import allowed, choose
+
+MODEL = Path(__file__).parent.parent / "assets" / "model"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +69,19 @@ def test_the_quickest_number_is_chosen(quickest):
 
 def test_one_core_has_no_choice():
     assert choose(lambda: None, 1) == 1
+
+
+def test_a_network_uses_its_number_in_every_thread_whatever_others_set():
+    network = Network(open_checkpoint(MODEL).load(dtype=torch.float32, device=CPU), CPU)
+    chosen = network.choose_threads(1)
+    seen = []
+
+    def work():
+        torch.set_num_threads(3)
+        for _ in network.generate([[5, 1]], [Free(0, frozenset(), 1)], Settings()):
+            seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [chosen] == [1]

@@ -16,7 +16,7 @@ import pytest
 
 from mt5.errors import CheckpointError, PromptError
 from mt5.web.guard import BODY_S, LARGEST_BODY, Buckets, Guard
-from mt5.web.models import Models, allowed
+from mt5.web.models import Models, OtherModelError, allowed
 from mt5.web.serving import serving
 from tests.fake_engine import FakeEngine
 from tests.served import printed
@@ -235,6 +235,19 @@ def test_the_old_model_is_closed_when_its_last_request_is_answered(models: Model
         with models.engine() as second:
             assert second.info.name == "second"
     assert first.closed and not second.closed
+
+
+def test_what_a_model_wrote_is_not_asked_of_another(models: Models, shelf: Shelf) -> None:
+    shelf.may_open.set()
+    first = models.info
+    with models.engine(first) as engine:
+        assert engine.info == first
+    models.choose("second")
+    until(lambda: models.info.name == "second")
+    with pytest.raises(OtherModelError, match="by first; another model answers now"), models.engine(first):
+        pass
+    with models.engine(models.info) as engine:
+        assert engine.info.name == "second"
 
 
 @pytest.mark.parametrize(("name", "told"), [("broken", "no such checkpoint"), ("large", "RuntimeError")])

@@ -35,7 +35,7 @@ def build_attention(shell: Shell) -> Callable[[gr.State], None]:
     def look(language: str, answer: Any) -> list[Any]:
         text = text_of(language)
         try:
-            with models.engine() as engine:
+            with models.engine(answer.info) as engine:
                 found = engine.attention(answer.fill)
         except SAID as error:
             said = fault(error, answer.fill.prompt, text)

@@ -59,9 +59,9 @@ def _made(make: Maker) -> Callable[[str, Any], str]:
     return save
 
 
-def refused(language: str) -> str:
-    """No file, and a note that says so; Gradio's own title for it is English."""
-    gr.Info(text_of(language)("nothing_to_save"), title="")
+def refused(language: str, key: str = "nothing_to_save", **values: str) -> str:
+    """No file, and a note that says why; Gradio's own title for it is English."""
+    gr.Info(text_of(language)(key, **values), title="")
     return ""
 
 

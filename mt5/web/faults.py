@@ -3,6 +3,7 @@
 from mt5.errors import PromptError, RankError
 from mt5.infill import LONGEST_PROMPT
 from mt5.tokenizer import MASK, SENTINELS
+from mt5.web.models import OtherModelError
 from mt5.web.text import Text, escape
 
 SAID = (PromptError, RankError)
@@ -17,6 +18,8 @@ def fault(
     message: what to say if it is known already. What the page has no words for is said in the library's
     English.
     """
+    if isinstance(error, OtherModelError):
+        message = text("fault_model", name=error.name)
     message = message or explained(written, text, whole=whole)
     if message is None and str(error).startswith("Settings: "):
         message = text("fault_settings", detail=str(error).removeprefix("Settings: "))

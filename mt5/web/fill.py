@@ -10,7 +10,9 @@ from mt5.web import charts, chips, export, firsts, permalink
 from mt5.web.answer import Answer, candidates, streamed, views
 from mt5.web.attention import build_attention
 from mt5.web.examples import build_examples, prompt_of
+from mt5.web.faults import fault
 from mt5.web.fork import Trail, beside, followed, forked, read, undone
+from mt5.web.models import OtherModelError
 from mt5.web.settings import build_settings, settings_of
 from mt5.web.spoken import build_spoken, spoken_in
 from mt5.web.tab import LIGHT, OFF, Shell, Tab, heavy, stoppable
@@ -43,9 +45,12 @@ def build_nemo(shell: Shell, result: gr.State) -> None:
     def save(language: str, answer: Answer | None) -> str:
         if answer is None:
             return export.refused(language)
-        with models.engine() as engine:
-            response = engine.nemo_response(answer.fill.prompt, answer.settings.max_new_tokens)
-            own = record(answer.fill, engine.info, {"tokens_to_generate": answer.settings.max_new_tokens})
+        try:
+            with models.engine(answer.info) as engine:
+                response = engine.nemo_response(answer.fill.prompt, answer.settings.max_new_tokens)
+        except OtherModelError as other:
+            return export.refused(language, "fault_model", name=other.name)
+        own = record(answer.fill, answer.info, {"tokens_to_generate": answer.settings.max_new_tokens})
         source = {key: own[key] for key in ("model", "settings", "version")}
         return export.as_json(response | source, "nemo")
 
@@ -68,9 +73,14 @@ def build(shell: Shell) -> Tab:
         *fields, busy_s = values
         text, settings = text_of(language), settings_of(fields)
         given, trail = forked(answer, getattr(event, "fork", None), given, trail)
-        with models.engine() as engine:
-            fill = streamed(engine, text, answer.fill.prompt, answer.spoken, settings, read(given), busy_s)
-            yield from beside(fill, followed(trail, text, given))
+        try:
+            with models.engine(answer.info) as engine:
+                fill = streamed(
+                    engine, text, answer.fill.prompt, answer.spoken, settings, read(given), busy_s
+                )
+                yield from beside(fill, followed(trail, text, given))
+        except OtherModelError as other:
+            yield [*[gr.skip()] * 5, fault(other, answer.fill.prompt, text), *[gr.skip()] * 4]
 
     def undo(language: str, trail: Trail) -> list[Any]:
         return undone(trail, text_of(language))

@@ -157,9 +157,9 @@ def build(shell: Shell) -> Tab:
         try:
             with models.engine() as engine:
                 shown, chart = DO[step](engine, Asked(step, prompt, second, guess or ""), text)
-            return [shown, charts.shown(chart), ""]
+            return [shown, charts.shown(chart), "", language]
         except SAID as error:
-            return ["", charts.shown(None), fault(error, prompt, text, whole=step == TRAINED)]
+            return ["", charts.shown(None), fault(error, prompt, text, whole=step == TRAINED), language]
 
     def frame(language: str, step: int) -> list[Any]:
         return framed(step, text_of(language))
@@ -167,9 +167,11 @@ def build(shell: Shell) -> Tab:
     def begin(language: str, step: int) -> list[Any]:
         return [*prompts(step, text_of(language)), "", charts.shown(None), ""]
 
-    def translate(language: str, step: int, prompt: str, second: str) -> list[Any]:
+    def translate(language: str, step: int, prompt: str, second: str, made: str) -> list[Any]:
         text = text_of(language)
-        return [*framed(step, text), *translated(step, text, prompt, second)]
+        # a result speaks the language that it was made in; an address brings both at once
+        kept = [gr.skip()] * 3 if made in ("", language) else ["", charts.shown(None), ""]
+        return [*framed(step, text), *translated(step, text, prompt, second), *kept]
 
     put(gr.HTML(elem_classes="intro"), value=lambda text: f"<p>{text.html('lesson_intro')}</p>")
     step = gr.Radio(_choices(said), value=1, elem_id="lesson-steps")
@@ -191,6 +193,7 @@ def build(shell: Shell) -> Tab:
     with gr.Column(elem_id="lesson-result", elem_classes="result"):
         shown = gr.HTML(elem_id="lesson-chips", js_on_load=chips.SCRIPT)
         bars = charts.build_plot(shell.words, "lesson-surprise")
+    made = gr.State("")
     asks = gr.HTML(question(1, said), elem_id="lesson-question")
     with gr.Row(elem_classes="downloads"):
         back = put(
@@ -204,14 +207,14 @@ def build(shell: Shell) -> Tab:
     link.render()
     inputs = [shell.language, step, prompt, second, guess]
     frames = [card_, prompt, second, guess, start, asks, back, next_]
-    gr.on([start.click, guess.submit, go.change], run, inputs, [shown, bars, message], **heavy(message))
+    gr.on([start.click, guess.submit, go.change], run, inputs, [shown, bars, message, made], **heavy(message))
     step.change(frame, [shell.language, step], frames, **LIGHT)
     sentences = [prompt, second, shown, bars, message]
     step.input(begin, inputs[:2], sentences, **LIGHT)
     for button, by in ((back, -1), (next_, 1)):
         turned = button.click(lambda step, by=by: min(max(step + by, 1), STEPS), step, step, **LIGHT)
         turned.then(begin, inputs[:2], sentences, **LIGHT)
-    shell.language.change(translate, inputs[:4], [*frames, prompt, second], **LIGHT)
+    shell.language.change(translate, [*inputs[:4], made], [*frames, *sentences], **LIGHT)
     return tab
 
 

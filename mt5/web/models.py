@@ -24,6 +24,14 @@ def allowed(listed: str) -> dict[str, str]:
     return {name.strip(): path.strip() or name.strip() for name, _, path in pairs}
 
 
+class OtherModelError(PromptError):
+    """What is asked about was written by a model that does not answer any more, `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The answer is by {name}; another model answers now. Ask again.")
+        self.name = name
+
+
 class Models:
     """Holds one model. Another of the allowed ones is loaded beside it and then takes its place.
 
@@ -66,10 +74,15 @@ class Models:
         self._engine.drain()
 
     @contextmanager
-    def engine(self) -> Iterator["Engine"]:
-        """The model that answers, which is not closed before this ends."""
+    def engine(self, writer: Info | None = None) -> Iterator["Engine"]:
+        """The model that answers, which is not closed before this ends.
+
+        writer: who wrote what is asked about. OtherModelError when another model answers now.
+        """
         with self._lock:
             engine = self._engine
+            if writer is not None and (writer.path, writer.dtype) != (engine.info.path, engine.info.dtype):
+                raise OtherModelError(writer.name)
             self._users[id(engine)] = self._users.get(id(engine), 0) + 1
         try:
             yield engine

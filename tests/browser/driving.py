@@ -10,6 +10,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
+from mt5.web.text import languages
+
 ROOT = Path(__file__).resolve().parents[2]
 # what Debian calls it, or what playwright has downloaded itself
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -76,6 +78,12 @@ def opened(
 def fill(page: Page, prompt: str) -> None:
     page.fill("#prompt textarea", prompt)
     page.click("#fill")
+
+
+def speak(page: Page, language: str) -> None:
+    """Choose the language of the page, by its code."""
+    page.click("#page-language input")
+    page.click(f"[role=option][data-index='{languages().index(language)}']")
 
 
 def go(page: Page, tab: str) -> None:

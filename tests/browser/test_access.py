@@ -6,18 +6,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from mt5.web.text import languages, text_of
-from tests.browser.driving import PARIS, TABS, Server, fill, go, opened
+from mt5.web.text import text_of
+from tests.browser.driving import PARIS, TABS, Server, fill, go, opened, speak
 
 pytestmark = pytest.mark.browser
 
 RUN = {"score": "#score", "sweep": "#sweep", "corrupt": "#corrupt", "languages": "#languages-run"}
 RUN |= {"batch": "#batch-example", "lesson": "#lesson-do"}
-
-
-def speak(page: Page, language: str) -> None:
-    page.click("#page-language input")
-    page.click(f"[role=option][data-index='{languages().index(language)}']")
 
 
 def violations(page: Page) -> list[str]:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.driving import PARIS, Server, go, opened
+from tests.browser.driving import PARIS, Server, go, opened, speak
 
 pytestmark = pytest.mark.browser
 
@@ -182,6 +182,10 @@ def test_the_lesson_goes_step_by_step(page: Page, browser: Browser, server: Serv
     expect(other.locator("#lesson-told h2")).to_have_text("Change the context")
     expect(other.locator("#lesson-second textarea")).to_have_value("The capital of Kenya is <mask>.")
     expect(other.locator("#lesson-chips .card")).to_have_count(2)
+    # in another language the sentences are others, and what stood below them was about the old ones
+    speak(other, "de")
+    expect(other.locator("#lesson-told h2")).to_have_text("Kontext ändern")
+    expect(other.locator("#lesson-chips .card")).to_have_count(0)
     other.context.close()
 
 
