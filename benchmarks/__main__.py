@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +26,8 @@ from mt5.threads import allowed
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".bench"
 TOKENS = 16
-WARM_S, TURNS = 2.0, 40
-"""How long a contender warms up; turns that differ, which are more than an engine remembers."""
+WARM_S = 2.0
+"""How long a contender warms up."""
 BEGIN, END = "<!-- speed: written by make bench -->", "<!-- end of speed -->"
 
 
@@ -36,23 +36,18 @@ def sources(count: int, length: int) -> list[list[int]]:
     return [[generator.randrange(1_000, 16_000) for _ in range(length)] for _ in range(count)]
 
 
-def interleaved(work: dict[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
+def interleaved(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each; every round runs all of them in turn, after each has warmed up."""
-    turns = count()
     for one in work.values():
         began = time.perf_counter()
-        one(next(turns) % TURNS)
-        while (
-            time.perf_counter() - began < WARM_S
-        ):  # caches, and what is compiled or recorded when it is used
-            one(next(turns) % TURNS)
+        one()
+        # caches, and what is compiled or recorded once it is used
+        while time.perf_counter() - began < WARM_S:
+            one()
     took: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
-        turn = next(turns) % TURNS
         for name, one in work.items():
-            began = time.perf_counter()
-            one(turn)
-            took[name].append(time.perf_counter() - began)
+            took[name].append(_timed(one))
     return {name: statistics.median(times) for name, times in took.items()}
 
 
@@ -84,7 +79,7 @@ def errors(model: Measured, contenders: dict[str, Contender]) -> dict[str, float
     reference = contenders["transformers float32"]
     if model.name == "embedded":
         asked = example_pairs()[1]
-        targets = [_ended(reference.fill([source], [], 0)[0]) for source in asked]
+        targets = [_ended(reference.fill([source], [])[0]) for source in asked]
     else:
         asked = sources(8, 16)
         targets = [reference.generate([source], 8)[0] for source in asked]
@@ -143,10 +138,7 @@ def table(model: Measured, threads: int, rounds: int, lengths: Sequence[int]) ->
     took = {}
     for length, batch in cells:
         asked = sources(batch, length)
-        work = {
-            name: (lambda turn, one=one, asked=asked: one.generate(asked, TOKENS))
-            for name, one in contenders.items()
-        }
+        work = {name: partial(one.generate, asked, TOKENS) for name, one in contenders.items()}
         took[length, batch] = interleaved(work, rounds)
     heads = [f"{length} in, batch {batch}" for length, batch in cells]
     lines = [
@@ -175,14 +167,12 @@ def job(contenders: dict[str, Contender], rounds: int) -> list[str]:
     """The 24 example prompts, each contender by its own rules when to stop."""
     prompts, ids = example_pairs()
 
-    def one_by_one(contender: Contender, turn: int) -> None:
+    def one_by_one(contender: Contender) -> None:
         for source, prompt in zip(ids, prompts, strict=True):
-            contender.fill([source], [prompt], turn)
+            contender.fill([source], [prompt])
 
-    alone = interleaved({n: (lambda t, c=c: one_by_one(c, t)) for n, c in contenders.items()}, rounds)
-    batched = interleaved(
-        {n: (lambda t, c=c: c.fill(ids, prompts, t)) for n, c in contenders.items()}, rounds
-    )
+    alone = interleaved({n: partial(one_by_one, c) for n, c in contenders.items()}, rounds)
+    batched = interleaved({n: partial(c.fill, ids, prompts) for n, c in contenders.items()}, rounds)
     return [
         "24 example prompts filled, milliseconds in all:",
         "",

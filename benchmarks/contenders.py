@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ LONGEST = 20
 
 @dataclass(frozen=True)
 class Contender:
-    """generate: greedy, exactly n tokens for each source. fill: to the contender's own end, `turn` the how
-    manieth time. score: log-probabilities of a target. bits: of the weights that a token takes."""
+    """generate: greedy, exactly n tokens for each source. fill: to the contender's own end. score:
+    log-probabilities of a target. bits: of the weights that a token takes."""
 
     generate: Callable[[Ids, int], list[list[int]]]
-    fill: Callable[[Ids, Sequence[str], int], Any]
+    fill: Callable[[Ids, Sequence[str]], Any]
     score: Callable[[Sequence[int], Sequence[int]], list[float]]
     bits: int
 
@@ -39,9 +40,12 @@ def ours(path: Path, folder: Path, dtype: str, bits: int, threads: int) -> Conte
         found = engine.generate(sources, max_new_tokens=tokens, stop=False)
         return [list(one.ids) for one in found]
 
-    def fill(sources: Ids, prompts: Sequence[str], turn: int) -> Any:
-        # another limit, which none of the prompts reaches, because the engine remembers its answers
-        return engine.fill(list(prompts), num_alternatives=0, max_new_tokens=LONGEST + turn)
+    limits = cycle(range(LONGEST, LONGEST + 41))
+
+    def fill(sources: Ids, prompts: Sequence[str]) -> Any:
+        # another limit each time, which no prompt reaches, because the engine remembers its last 256 answers;
+        # 41 and the number of prompts have no factor in common
+        return engine.fill(list(prompts), num_alternatives=0, max_new_tokens=next(limits))
 
     return Contender(generate, fill, engine.log_probs, bits)
 
@@ -98,7 +102,7 @@ def transformers(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Co
 
     return Contender(
         lambda sources, tokens: run(sources, max_new_tokens=tokens, min_new_tokens=tokens),
-        lambda sources, prompts, turn: run(sources, max_new_tokens=LONGEST),
+        lambda sources, prompts: run(sources, max_new_tokens=LONGEST),
         score,
         bits,
     )
@@ -130,7 +134,7 @@ def ctranslate2(path: Path, folder: Path, dtype: str, bits: int, threads: int) -
 
     return Contender(
         lambda sources, tokens: run(sources, min_decoding_length=tokens, max_decoding_length=tokens),
-        lambda sources, prompts, turn: run(sources, max_decoding_length=LONGEST),
+        lambda sources, prompts: run(sources, max_decoding_length=LONGEST),
         score,
         bits,
     )

@@ -108,6 +108,7 @@ class Network:
 
         Its row for a token is that of the position which predicts it; each row sums to 1.
         """
+        self._settle()
         model = self.model
         ids = torch.tensor([[model.config.start_id, *target[:-1]]], device=self.device)
         cache = model.start(model.encode(torch.tensor([list(source)], device=self.device)))

@@ -42,8 +42,8 @@ def open(
     come to (see the README); None starts all of them here. progress: called with the share that is loaded,
     0 to 1, from any thread.
 
-    On a CPU it tries how many threads are quickest and sets torch's number of them for the whole process; at
-    most OMP_NUM_THREADS, where that is set. Raises CheckpointError when the checkpoint cannot be used,
+    On a CPU it tries how many threads are quickest, at most OMP_NUM_THREADS where that is set, and keeps to
+    that number, whatever torch's is set to later. Raises CheckpointError when the checkpoint cannot be used,
     RankError when ranks do not start.
     """
     began = time.perf_counter()
@@ -126,7 +126,7 @@ def _plan(
 
 
 def _fitting_dtype(checkpoint: Checkpoint, device: torch.device, *, alone: bool) -> torch.dtype:
-    """The quickest whose log-probabilities are off by 0.02 at most on average (tests/test_quantized.py)."""
+    """What takes least memory of all whose error is too small to see (tests/test_quantized.py)."""
     stored = checkpoint.dtype
     if device.type != "cpu":
         return torch.float32 if stored == torch.int8 else stored

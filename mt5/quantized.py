@@ -79,15 +79,18 @@ class Int8(nn.Module):
 
 
 def halved(weight: Tensor) -> Tensor:
-    """bfloat16 numbers as float16, in their own memory; as they are where one is too large, and other dtypes.
+    """A matrix of bfloat16 or float32 as float16; as it is where a number is too large, and other tensors.
 
     float16 holds what bfloat16 does, but for numbers below 6e-8, and its products with a vector are quicker.
+    bfloat16 is overwritten: the result takes its memory.
     """
-    if weight.dtype != torch.bfloat16 or weight.dim() < 2:
+    if weight.dtype not in (torch.bfloat16, torch.float32) or weight.dim() < 2:
         return weight
     lowest, highest = weight.aminmax()  # an absolute value would be a second copy
     if max(-lowest, highest) > LARGEST_FLOAT16:
         return weight
+    if weight.dtype == torch.float32:
+        return weight.half()
     return weight.view(torch.float16).copy_(weight)  # number by number, each in its own place
 
 

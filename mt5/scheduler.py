@@ -1,12 +1,14 @@
 """Tasks of many threads, answered by one network in batches; what was answered lately is known."""
 
+import atexit
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 from mt5.errors import RankError
 from mt5.network import Network
@@ -20,6 +22,8 @@ LARGEST = 1_000
 """Tokens of an answer that is kept."""
 REPLAYED = 128
 """States of an answer that are kept, so that who asks again sees it come about again."""
+IDLE_S, EXIT_S = 5.0, 10.0
+"""How long the thread stays when there is nothing to do; how long the interpreter waits for its last step."""
 STEP_S, ROW_S = 60.0, 10.0
 """A step that takes longer than this, and so much more for each row of its batch, will not end."""
 
@@ -47,7 +51,7 @@ class Job:
 
 
 class Scheduler:
-    """A network that several threads use. One thread, always the same, does the work.
+    """A network that several threads use. One thread does the work, and stays a while when there is none.
 
     A new one would start without the threads and the scratch memory that the last one's products had.
     """
@@ -59,8 +63,8 @@ class Scheduler:
         self._waiting: list[Job] = []
         self._current: dict[Task, Job] = {}  # waiting or worked on
         self._known: OrderedDict[Task, Job] = OrderedDict()
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mt5")
-        self._work_done: Future[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._arrived, self._finished = threading.Condition(self._lock), threading.Condition(self._lock)
         self._working = False
         self._refusal: Exception | None = None
         self._closed = False
@@ -125,12 +129,13 @@ class Scheduler:
             self._waiting.clear()
             self._current.clear()
             self._known.clear()
-        self._worker.shutdown(wait=False)
+            self._arrived.notify()
 
     def wait(self, timeout_s: float) -> None:
         """Wait until there is nothing to do."""
-        if self._work_done is not None:
-            wait([self._work_done], timeout_s)
+        if threading.current_thread() is not self._thread:
+            with self._lock:
+                self._finished.wait_for(lambda: not (self._working or self._waiting), timeout_s)
 
     def _join(self, tasks: Sequence[Task], *, known: bool = True) -> list[Job]:
         with self._lock:
@@ -139,10 +144,18 @@ class Scheduler:
             jobs = [self._job(task, known) for task in tasks]
             for job in jobs:
                 job.followers += 1
-            if self._waiting and not self._working:
-                self._working = True
-                self._work_done = self._worker.submit(self._work)
+            if self._waiting:
+                self._wake()
             return jobs
+
+    def _wake(self) -> None:
+        # a process that was forked from this one has no thread but the one that forked
+        if self._thread is None or not self._thread.is_alive():
+            # a daemon, because the interpreter does not end before others; see `_unfinished` for its own end
+            self._thread = threading.Thread(target=self._work, name="mt5", daemon=True)
+            _unfinished().add(self)
+            self._thread.start()
+        self._arrived.notify()
 
     def _job(self, task: Task, known: bool) -> Job:
         if known and task in self._known:
@@ -170,21 +183,31 @@ class Scheduler:
                         self._end(job, fault)
 
     def _next(self) -> list[Job]:
-        """The job that has waited longest, and others that can share its batch; [] when there is none."""
+        """The next batch, when there is one; [] ends the thread."""
         with self._lock:
-            for job in self._waiting:
-                if not job.followers:
-                    self._end(job, _left())
-            self._waiting = [job for job in self._waiting if not job.done]
-            batch: list[Job] = []
-            room = ROWS
-            for job in self._waiting:
-                if not batch or (job.group == batch[0].group and job.task.rows <= room):
-                    batch.append(job)
-                    room -= job.task.rows
-            self._waiting = [job for job in self._waiting if job not in batch]
-            self._working = bool(batch)
+            while not (batch := self._batch()):
+                self._working = False
+                self._finished.notify_all()
+                if self._closed or not (self._arrived.wait(IDLE_S) or self._waiting):
+                    self._thread = None
+                    return []
+            self._working = True
             return batch
+
+    def _batch(self) -> list[Job]:
+        """The job that has waited longest, and others that can share its batch."""
+        for job in self._waiting:
+            if not job.followers:
+                self._end(job, _left())
+        self._waiting = [job for job in self._waiting if not job.done]
+        batch: list[Job] = []
+        room = ROWS
+        for job in self._waiting:
+            if not batch or (job.group == batch[0].group and job.task.rows <= room):
+                batch.append(job)
+                room -= job.task.rows
+        self._waiting = [job for job in self._waiting if job not in batch]
+        return batch
 
     def _run(self, batch: Sequence[Job]) -> BaseException | None:
         """Work until every job of the batch has ended; returns what went wrong."""
@@ -224,12 +247,26 @@ class Scheduler:
         if self._current.get(job.task) is not job:  # it was not to be known
             return
         del self._current[job.task]
-        if fault is None and job.task.size(job.states[-1]) <= LARGEST:
+        if fault is None and job.states and job.task.size(job.states[-1]) <= LARGEST:
             if job.count > REPLAYED:  # its beginning is gone
                 job.states = deque([job.states[-1]])
             self._known[job.task] = job
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
+
+
+@cache
+def _unfinished() -> WeakSet[Scheduler]:
+    """Schedulers whose threads may be at work, which the interpreter must not end amid a product."""
+    schedulers: WeakSet[Scheduler] = WeakSet()
+
+    def end() -> None:
+        for scheduler in list(schedulers):
+            scheduler.close()
+            scheduler.wait(EXIT_S)
+
+    atexit.register(end)
+    return schedulers
 
 
 def _closed() -> RuntimeError:

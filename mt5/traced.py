@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mt5.cache import CAPACITY
 from mt5.model import MT5
-from mt5.parallel import VocabularyLogProbs
+from mt5.parallel import VocabularyLogProbs, log_sum_exp
 
 Tensors = tuple[Tensor, ...]
 WARM = 24
@@ -118,7 +118,7 @@ class Step(nn.Module):
         pairs = [memory[number].unbind(0) for number in range(layers)]
         hidden = model.decoded(target, places, append, pairs, None, memory_keep, _each(biases, layers))
         log_probs = model.log_probs(hidden.flatten(0, 1) if self.every else hidden[:, -1])
-        return log_probs.logits, log_probs.local_normaliser
+        return log_probs.logits, log_sum_exp(log_probs.logits)
 
 
 def _each(biases: Sequence[Tensor | None], layers: int) -> Sequence[Tensor | None]:

@@ -1,6 +1,7 @@
 """NeMo archives: every tensor in its place, at any number of shards, and what cannot be opened is named."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,10 @@ import yaml
 from nemo_writer import VOCABULARY, archive_members, members_of, spiece, tar_of, whole_tensors
 
 from mt5.checkpoint import open_checkpoint
+from mt5.checkpoint.file import File
 from mt5.checkpoint.nemo import join, rename
 from mt5.checkpoint.nemo_config import model_config, padded_rows, read_config, stack_settings
-from mt5.checkpoint.weights import check
+from mt5.checkpoint.weights import FileTensor, check
 from mt5.errors import CheckpointError
 from mt5.model import MT5
 from mt5.parallel import Shard
@@ -327,3 +329,26 @@ def test_half_precision_is_read_from_the_tensors_not_from_the_configuration(tmp_
 def test_stacks_that_share_their_settings_by_an_alias_are_read():
     config = read_config(b"encoder: &s {num_layers: 2}\ndecoder: *s\n", "x")
     assert config["encoder"] == config["decoder"] == {"num_layers": 2}
+
+
+@pytest.mark.parametrize("most", [None, 7, 1_000])
+def test_rows_are_read_to_their_places_also_where_a_call_reads_less_than_asked(tmp_path, monkeypatch, most):
+    numbers = torch.arange(1_500 * 3, dtype=torch.float32).view(1_500, 3)
+    path = tmp_path / "numbers"
+    path.write_bytes(b"head" + numbers.numpy().tobytes())
+    read = os.preadv
+
+    def short(descriptor, views, offset):
+        if most is None:
+            return read(descriptor, views, offset)
+        done = 0
+        for view in views:
+            part = view[: most - done]
+            done += read(descriptor, [part], offset + done) if len(part) else 0
+        return done
+
+    monkeypatch.setattr(os, "preadv", short)
+    out = torch.full((1_500, 5), -1.0)
+    FileTensor((1_500, 3), torch.float32, File.open(path), 4).read_into(out[:, 1:4], 0, 0)
+    assert torch.equal(out[:, 1:4], numbers)
+    assert (out[:, [0, 4]] == -1).all()

@@ -1,15 +1,17 @@
 """The network against transformers, and its own promises: cached equals uncached, batched equals alone."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import MT5Config, MT5ForConditionalGeneration
 
 from mt5.checkpoint import open_checkpoint
 from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
 from mt5.errors import CheckpointError
-from mt5.model import MT5, bucket
+from mt5.model import MT5, bucket, gelu_tanh
 from mt5.network import Network
 
 CPU = torch.device("cpu")
@@ -256,3 +258,11 @@ def test_every_fault_of_a_configuration_is_named():
     broken = config(encoder=stack(num_layers=10**6, num_heads=-1), d_model=0)
     with pytest.raises(CheckpointError, match=r"d_model is 0.*num_layers is 1000000.*num_heads is -1"):
         broken.check()
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_gelu_is_that_of_pytorch_also_at_its_ends(grad):
+    ends = [1e30, -1e30, math.inf, math.nan, 0.0]
+    x = torch.cat([torch.linspace(-12, 12, 4_001), torch.tensor(ends)]).requires_grad_(grad)
+    expected = F.gelu(x.double(), approximate="tanh").float()
+    assert torch.allclose(gelu_tanh(x), expected, atol=1e-6, equal_nan=True)

@@ -91,3 +91,10 @@ def test_hiding_an_id_leaves_the_others_as_they_were():
     log_probs.forbid(torch.tensor([1]))
     ids, values = log_probs.top(1)
     assert ids.item() == 3 and values.item() == pytest.approx(math.log(0.3))
+
+
+def test_very_many_logits_are_normalised_some_rows_at_a_time(monkeypatch):
+    logits = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(0)) * 20
+    monkeypatch.setattr("mt5.parallel.AT_ONCE", 100)
+    found = VocabularyLogProbs(logits, vocab_size=30, shard=Shard()).normaliser
+    assert torch.allclose(found, logits.logsumexp(-1, keepdim=True), atol=1e-5)

@@ -57,7 +57,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(dtype):
 def test_in_int8_a_batch_differs_from_each_prompt_alone_by_roundings():
     # sums end in another last bit, and an activation between two of the 127 steps goes to the other one
     off = apart("int8", [example.prompt for example in examples()][:48])
-    assert sum(off) / len(off) <= 0.003
+    assert sum(off) / len(off) <= 0.003 and max(off) <= 0.3
 
 
 def apart(dtype, prompts):
@@ -150,8 +150,9 @@ def test_large_networks_of_16_bits_become_plain_float16(dtype, monkeypatch):
     assert (choices == best).float().mean() >= 0.98
 
 
-def test_numbers_that_float16_cannot_hold_stay_bfloat16():
-    weight = torch.tensor([[1.0, 70_000.0]], dtype=torch.bfloat16)
-    assert halved(weight.clone()).dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_numbers_that_float16_cannot_hold_stay_what_they_are(dtype):
+    weight = torch.tensor([[1.0, 70_000.0]], dtype=dtype)
+    assert halved(weight.clone()).dtype == dtype
     assert halved(weight[:, :1].clone()).tolist() == [[1.0]]
     assert halved(weight[:, :1].clone()).dtype == torch.float16

@@ -1,9 +1,13 @@
 """Tasks of many threads, on a network that waits to be let on, step by step."""
 
 import gc
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from mt5 import scheduler
 from mt5.errors import RankError
 from mt5.scheduler import Scheduler
 
+ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 10.0
 
 
@@ -318,6 +323,73 @@ def test_one_thread_does_all_the_work_and_ends_when_it_is_closed() -> None:
     [thread] = seen
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
+
+
+def test_the_thread_ends_after_a_while_and_another_takes_its_place(monkeypatch) -> None:
+    monkeypatch.setattr(scheduler, "IDLE_S", 0.01)
+    tasks = Scheduler(Gate())
+    before = set(threading.enumerate())
+    for number in range(2):
+        assert tasks.answers([Count(str(number))]) == [3]
+        for thread in set(threading.enumerate()) - before:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+PROGRAM = """
+import os, threading, time
+from mt5.scheduler import Scheduler
+from tests.test_scheduler import Count, Gate
+tasks = Scheduler(Gate())
+tasks.answers([Count("first")])
+"""
+LATER = """
+def later():
+    time.sleep(0.3)
+    found = [tasks.answers([Count(str(n))])[0] for n in range(3)]
+    os.write(1, f"{found}\\n".encode())
+for _ in range(2):
+    threading.Thread(target=later).start()
+"""
+CHILD = """
+child = os.fork()
+os.write(1, f"{tasks.answers([Count('in both')])}\\n".encode())
+if child:
+    os.waitpid(child, 0)
+"""
+AMID = """
+tasks.network.open = False
+stream = tasks.follow(Count("never asked for again"))
+threading.Timer(0.3, tasks.network.let_all_through).start()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [(LATER, "[3, 3, 3]\n" * 2), (CHILD, "[3]\n" * 2), (AMID, "")],
+    ids=["the main thread has ended", "a fork", "a step that nobody waits for"],
+)
+def test_answers_come_and_the_process_ends_after(what: str, said: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM + what]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+def test_who_closes_from_the_working_thread_does_not_wait_for_itself() -> None:
+    tasks = Scheduler(Gate())
+    took = []
+
+    def step() -> None:
+        began = time.monotonic()
+        tasks.close()
+        tasks.wait(PATIENCE_S)
+        took.append(time.monotonic() - began)
+
+    tasks.network.step = step
+    with pytest.raises(RuntimeError, match="closed"):
+        tasks.answers([Count("a")])
+    assert took and took[0] < PATIENCE_S / 2
 
 
 def test_a_crowd_that_comes_and_goes_gets_its_own_answers() -> None:

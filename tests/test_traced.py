@@ -84,3 +84,12 @@ def test_what_cannot_be_recorded_is_left_alone():
     cut = built(VARIANTS["t5"])
     cut.shard = Shard(0, 2)
     assert not Traced.serves(cut)
+
+
+@torch.inference_mode()
+def test_the_encoders_biases_are_those_of_the_model_at_every_width():
+    model = built(VARIANTS["t5"])
+    traced = Traced(model)
+    for width in (300, 5, 40, 2, 257):
+        made = model.encoder.biases(range(width), width)[0]
+        assert torch.equal(traced._square(width)[0], made)

@@ -62,9 +62,10 @@ def load(
             return torch.bfloat16 if name in packed and dtype == torch.bfloat16 else torch.float32
         if isinstance(owners[name], nn.RMSNorm | nn.LayerNorm) and (dtype == torch.float16 or halves):
             return torch.float32
-        # bfloat16 becomes float16 where it lies, see `halved`
-        stored = weights[joints.get(name, (name,))[0]].dtype
-        return torch.bfloat16 if halves and stored == torch.bfloat16 else dtype
+        if halves:  # `halved` makes float16 of it, where the numbers fit
+            short = all(weights[one].dtype == torch.bfloat16 for one in joints.get(name, (name,)))
+            return torch.bfloat16 if short or dtype == torch.bfloat16 else torch.float32
+        return dtype
 
     def cut(tensor: Lazy, dim: int | None, own: int, dtype: torch.dtype | None) -> Tensor:
         """This rank's part, which has `own` rows or columns; None leaves the numbers as they are."""
@@ -105,15 +106,9 @@ def load(
             order = sorted(names, key=lambda name: (-parameters[name].numel(), name.startswith("embedding")))
             yield from ((name, part(name)) for name in order)
             return
-        # reading and converting leave Python's lock alone, so a thread per core is worth it; each by itself,
-        # because those that torch adds would wait for each other
-        cores = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(cores) as threads:
-                yield from zip(names, threads.map(part, names), strict=True)
-        finally:
-            torch.set_num_threads(cores)
+        # reading and converting leave Python's lock alone, so a thread per core is worth it
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            yield from zip(names, threads.map(part, names), strict=True)
 
     total, done = sum(parameter.numel() for parameter in parameters.values()), 0
     for name, found in read(list(parameters)):

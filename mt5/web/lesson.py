@@ -169,9 +169,11 @@ def build(shell: Shell) -> Tab:
 
     def translate(language: str, step: int, prompt: str, second: str, made: str) -> list[Any]:
         text = text_of(language)
-        # a result speaks the language that it was made in; an address brings both at once
-        kept = [gr.skip()] * 3 if made in ("", language) else ["", charts.shown(None), ""]
-        return [*framed(step, text), *translated(step, text, prompt, second), *kept]
+        sentences = translated(step, text, prompt, second)
+        # what is about other sentences goes; an address brings the language and the result at once
+        other = made not in ("", language) and sentences != [prompt, second]
+        kept = ["", charts.shown(None), ""] if other else [gr.skip()] * 3
+        return [*framed(step, text), *sentences, *kept]
 
     put(gr.HTML(elem_classes="intro"), value=lambda text: f"<p>{text.html('lesson_intro')}</p>")
     step = gr.Radio(_choices(said), value=1, elem_id="lesson-steps")
