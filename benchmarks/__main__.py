@@ -193,17 +193,19 @@ def main() -> None:
         return
     parts = FOLDER / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    models = ["embedded", "mt5-small"] + ([] if options.short else ["mt5-base"])
-    kinds = [(name, threads) for name in models for threads in sorted({1, allowed()})]
-    names = [f"{name}-{threads}" for name, threads in kinds] + ([] if options.short else ["growth"])
-    if options.only and options.only not in names:
-        parser.error(f"--only {options.only}: choose {', '.join(names)}")
-    for (name, threads), part in zip([*kinds, ("growth", 0)], names, strict=False):
-        if options.only in (None, part):
+    models = ("embedded", "mt5-small", "mt5-base")
+    kinds = {f"{name}-{threads}": (name, threads) for name in models for threads in sorted({1, allowed()})}
+    kinds["growth"] = "growth", 0
+    if options.only and options.only not in kinds:
+        parser.error(f"--only {options.only}: choose {', '.join(kinds)}")
+    long = {part for part, (name, _) in kinds.items() if name in ("mt5-base", "growth")}
+    for part, (name, threads) in kinds.items():
+        if part == options.only or (options.only is None and not (options.short and part in long)):
             lines = growth() if name == "growth" else measure(name, threads, short=options.short)
             (parts / f"{part}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
             print("\n".join(lines), flush=True)
-    written = [(parts / f"{part}.md").read_text("utf-8") for part in names if (parts / f"{part}.md").exists()]
+    files = [parts / f"{part}.md" for part in kinds]
+    written = [file.read_text("utf-8") for file in files if file.exists()]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN, 1)
     text = "\n".join([BEGIN, "", *written, END])

@@ -4,10 +4,15 @@ import random
 import statistics
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.models import measured
 
-TOKENS = 16
+if TYPE_CHECKING:
+    from mt5.engine import Engine
+
+TOKENS, WARM = 16, 30
+"""Tokens that are written; calls before the first that counts, after which a network is recorded."""
 LENGTHS, BATCHES = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32, 64)
 MODELS = ("embedded", "mt5-small", "mt5-base")
 COLOURS = dict(zip(MODELS, ("#1f77b4", "#d95f02", "#1b9e77"), strict=True))
@@ -21,20 +26,24 @@ def draw(out: Path, folder: Path) -> None:
     lines: list[dict[str, list[tuple[int, float]]]] = [{}, {}]
     for name in MODELS:
         with mt5.open(measured(name, folder).path, dtype="int8") as engine:
+            for _ in range(WARM):
+                _asked(engine, 1, 16)
             lines[0][name] = [(n, _took(engine, 1, n)) for n in LENGTHS]
             lines[1][name] = [(n, _took(engine, n, 16)) for n in BATCHES]
     out.write_text(_svg(lines), encoding="utf-8")
 
 
-def _took(engine, batch: int, length: int) -> float:
+def _took(engine: "Engine", batch: int, length: int) -> float:
+    return statistics.median(_asked(engine, batch, length) for _ in range(4))
+
+
+def _asked(engine: "Engine", batch: int, length: int) -> float:
+    """Milliseconds."""
     generator = random.Random(1)
     asked = [[generator.randrange(1_000, 16_000) for _ in range(length)] for _ in range(batch)]
-    times = []
-    for _ in range(4):
-        began = time.perf_counter()
-        engine.generate(asked, max_new_tokens=TOKENS, stop=False)
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times[1:])
+    began = time.perf_counter()
+    engine.generate(asked, max_new_tokens=TOKENS, stop=False)
+    return 1e3 * (time.perf_counter() - began)
 
 
 def _svg(panels: list[dict[str, list[tuple[int, float]]]]) -> str:

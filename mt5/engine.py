@@ -1,6 +1,7 @@
 """A loaded model that answers requests."""
 
 import random
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
@@ -51,6 +52,9 @@ class Engine:
         self.tokenizer, self.info, self.config = tokenizer, info, info.config
         self._codec = Codec(tokenizer, info.config)
         self._scheduler = Scheduler(network)
+        weakref.finalize(
+            self, self._scheduler.close
+        )  # its thread ends with the engine, and lets the weights go
         self._network: Network | Ranks | None = network
 
     def __enter__(self) -> Self:

@@ -1,6 +1,7 @@
 """Tasks of many threads, answered by one network in batches; what was answered lately is known."""
 
 import atexit
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -58,6 +59,9 @@ class Scheduler:
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self._begin()
+
+    def _begin(self) -> None:
         # reentrant: a stream that the garbage collector ends leaves its job wherever the collector runs
         self._lock = threading.RLock()
         self._waiting: list[Job] = []
@@ -149,13 +153,18 @@ class Scheduler:
             return jobs
 
     def _wake(self) -> None:
-        # a process that was forked from this one has no thread but the one that forked
         if self._thread is None or not self._thread.is_alive():
             # a daemon, because the interpreter does not end before others; see `_unfinished` for its own end
             self._thread = threading.Thread(target=self._work, name="mt5", daemon=True)
             _unfinished().add(self)
             self._thread.start()
         self._arrived.notify()
+
+    def forked(self) -> None:
+        """Begin anew in a process that was forked: the thread and the jobs are those of the other one."""
+        refusal, closed = self._refusal, self._closed
+        self._begin()
+        self._refusal, self._closed = refusal, closed
 
     def _job(self, task: Task, known: bool) -> Job:
         if known and task in self._known:
@@ -265,7 +274,13 @@ def _unfinished() -> WeakSet[Scheduler]:
             scheduler.close()
             scheduler.wait(EXIT_S)
 
+    def forked() -> None:
+        for scheduler in list(schedulers):
+            scheduler.forked()
+
     atexit.register(end)
+    if hasattr(os, "register_at_fork"):  # Windows has none, and no fork
+        os.register_at_fork(after_in_child=forked)
     return schedulers
 
 

@@ -8,9 +8,11 @@ import torch
 
 import mt5
 from mt5 import infill
-from mt5.checkpoint import open_checkpoint
+from mt5.checkpoint import loading, open_checkpoint
+from mt5.checkpoint.weights import Cast
 from mt5.codec import Codec
 from mt5.languages import examples
+from mt5.model import MT5
 from mt5.network import Network
 from mt5.quantized import Half, Int8, halved, packing, quantize
 
@@ -148,6 +150,23 @@ def test_large_networks_of_16_bits_become_plain_float16(dtype, monkeypatch):
     # activations of a single row are rounded to 11 bits
     assert (found - log_probs).abs().mean() <= 0.005
     assert (choices == best).float().mean() >= 0.98
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_large_network_is_read_in_the_precision_it_is_stored_in(stored, monkeypatch):
+    monkeypatch.setattr("mt5.checkpoint.loading.LARGEST_PACKED", 0)
+    monkeypatch.setattr(
+        loading, "empty", lambda shape, dtype: made.append(dtype) or torch.empty(shape, dtype=dtype)
+    )
+    made = []
+    checkpoint = open_checkpoint(MODEL)
+    with torch.device("meta"):
+        model = MT5(checkpoint.config)
+    weights = {name: Cast(weight, stored) for name, weight in checkpoint.weights.items()}
+    model = loading.load(weights, model, dtype=torch.float16, device=CPU)
+    assert {p.dtype for p in model.parameters() if p.dim() > 1} == {torch.float16}
+    # joined matrices are read straight to their places
+    assert set(made) == {stored}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

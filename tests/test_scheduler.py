@@ -357,6 +357,17 @@ os.write(1, f"{tasks.answers([Count('in both')])}\\n".encode())
 if child:
     os.waitpid(child, 0)
 """
+AMID_FORK = """
+tasks.network.open = False
+threading.Thread(target=lambda: tasks.answers([Count("in both")])).start()
+tasks.network.arrived.acquire()
+tasks.network.arrived.acquire()
+child = os.fork()
+tasks.network.let_all_through()
+os.write(1, f"{tasks.answers([Count('in both')])}\\n".encode())
+if child:
+    os.waitpid(child, 0)
+"""
 AMID = """
 tasks.network.open = False
 stream = tasks.follow(Count("never asked for again"))
@@ -367,8 +378,8 @@ threading.Timer(0.3, tasks.network.let_all_through).start()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said"),
-    [(LATER, "[3, 3, 3]\n" * 2), (CHILD, "[3]\n" * 2), (AMID, "")],
-    ids=["the main thread has ended", "a fork", "a step that nobody waits for"],
+    [(LATER, "[3, 3, 3]\n" * 2), (CHILD, "[3]\n" * 2), (AMID_FORK, "[3]\n" * 2), (AMID, "")],
+    ids=["the main thread has ended", "a fork", "a fork amid a step", "a step that nobody waits for"],
 )
 def test_answers_come_and_the_process_ends_after(what: str, said: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM + what]

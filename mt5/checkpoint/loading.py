@@ -62,9 +62,10 @@ def load(
             return torch.bfloat16 if name in packed and dtype == torch.bfloat16 else torch.float32
         if isinstance(owners[name], nn.RMSNorm | nn.LayerNorm) and (dtype == torch.float16 or halves):
             return torch.float32
-        if halves:  # `halved` makes float16 of it, where the numbers fit
-            short = all(weights[one].dtype == torch.bfloat16 for one in joints.get(name, (name,)))
-            return torch.bfloat16 if short or dtype == torch.bfloat16 else torch.float32
+        stored = {weights[one].dtype for one in joints.get(name, (name,))}
+        if halves and dtype == torch.float16 and stored != {torch.float16}:
+            # `halved` makes float16 of it, where the numbers fit
+            return torch.bfloat16 if stored == {torch.bfloat16} else torch.float32
         return dtype
 
     def cut(tensor: Lazy, dim: int | None, own: int, dtype: torch.dtype | None) -> Tensor:
