@@ -83,11 +83,8 @@ def _svg(panels: list[dict[str, list[tuple[int, float]]]]) -> str:
             path = " ".join(f"{x(n):.1f},{y(ms):.1f}" for n, ms in points)
             colour = COLOURS[name]
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            last = points[-1]
-            parts.append(
-                f'<text x="{x(last[0]) - 4:.0f}" y="{y(last[1]) - 6:.0f}" text-anchor="end" '
-                f'fill="{colour}">{name} int8</text>'
-            )
+            above = y(points[2][1]) - 8  # where the lines are still far from each other
+            parts.append(f'<text x="{left + 8}" y="{above:.0f}" fill="{colour}">{name} int8</text>')
     size = (2 * (WIDTH + LEFT + 24), HEIGHT + TOP + 32)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" '
     return head + 'font-family="sans-serif" font-size="12">\n' + "\n".join(parts) + "\n</svg>\n"
