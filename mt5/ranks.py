@@ -171,11 +171,15 @@ class Ranks:
     def _ready(self) -> Group:
         """The ranks, when they are there; RankError when they will not be."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._state != "restarting", READY_S):
+            if not self._changed.wait_for(self._settled, READY_S):
                 raise RankError("The model's processes are still starting. Try again in a minute.")
             if self._group is None:
                 raise RankError(self._message)
             return self._group
+
+    def _settled(self) -> bool:
+        # who asked hears of a fault before the thread that starts the group again does
+        return self._state != "restarting" and (self._group is None or self._group.fault is None)
 
     def _become(self, state: str, message: str) -> None:
         with self._changed:

@@ -15,6 +15,7 @@ import torch
 
 import mt5
 from mt5.errors import RankError
+from mt5.ranks import Ranks
 from mt5.web.models import Models
 from tests import drills
 from tests.drills import Drill
@@ -82,6 +83,17 @@ def test_w5_the_cause_of_a_ranks_fault_is_logged_without_the_prompt(tmp_path, wa
 
 
 def test_w6_ranks_that_disagree_about_a_shape_do_not_take_the_engine_with_them(tmp_path, wanted):
+    survives(Drill(drills.change_shapes, tmp_path / "log", at=2), wanted, told_s=15)
+
+
+def test_w6_who_hears_of_a_fault_before_the_restart_begins_waits_for_it(tmp_path, wanted, monkeypatch):
+    recover = Ranks._recover
+
+    def late(self, group):
+        time.sleep(1)
+        recover(self, group)
+
+    monkeypatch.setattr(Ranks, "_recover", late)
     survives(Drill(drills.change_shapes, tmp_path / "log", at=2), wanted, told_s=15)
 
 
