@@ -52,9 +52,8 @@ class Engine:
         self.tokenizer, self.info, self.config = tokenizer, info, info.config
         self._codec = Codec(tokenizer, info.config)
         self._scheduler = Scheduler(network)
-        weakref.finalize(
-            self, self._scheduler.close
-        )  # its thread ends with the engine, and lets the weights go
+        # its thread ends with the engine, and lets the weights go
+        weakref.finalize(self, self._scheduler.close)
         self._network: Network | Ranks | None = network
 
     def __enter__(self) -> Self:

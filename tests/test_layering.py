@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors",),
     ("cache", "config", "exchange", "parallel", "quantized", "threads", "results", "rules", "settings"),
+    ("relative",),
     ("tokenizer", "languages", "model", "info"),
     ("infill", "corruption", "generate", "fused", "traced"),
     ("figures", "batch", "network", "checkpoint"),

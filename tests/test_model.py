@@ -11,8 +11,9 @@ from transformers import MT5Config, MT5ForConditionalGeneration
 from mt5.checkpoint import open_checkpoint
 from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
 from mt5.errors import CheckpointError
-from mt5.model import MT5, bucket, gelu_tanh
+from mt5.model import MT5, gelu_tanh
 from mt5.network import Network
+from mt5.relative import bucket
 
 CPU = torch.device("cpu")
 SHAPES = [

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from mt5.config import LOWEST_FLOAT32, ModelConfig, StackConfig
-from mt5.model import MT5, Attention, RelativeBias
+from mt5.model import MT5, Attention
+from mt5.relative import RelativeBias
 
 BIAS_SLOPE = 0.1
 
