@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mt5
 from mt5.web.models import Models, allowed
-from mt5.web.starting import import_gradio
+from mt5.web.patches import import_gradio
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "model"
 DTYPES = ["auto", "float32", "bfloat16", "float16", "int8"]

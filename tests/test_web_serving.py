@@ -80,7 +80,7 @@ def test_gradio_is_imported_without_parsing_its_own_source() -> None:
     program = (
         "import ast, inspect\nparsed, parse, file_of = [], ast.parse, inspect.getfile\n"
         "ast.parse = lambda *given, **named: parsed.append(given[0]) or parse(*given, **named)\n"
-        "from mt5.web.starting import import_gradio\nimport_gradio()\nimport gradio\n"
+        "from mt5.web.patches import import_gradio\nimport_gradio()\nimport gradio\n"
         "print(sum('EVENTS = [' in source for source in parsed), inspect.getfile is file_of)\n"
         "print(gradio.Textbox(value='a').value, callable(gradio.Textbox.change))\n"
     )

@@ -15,7 +15,7 @@ from mt5.settings import Settings
 from mt5.web import charts, chips
 from mt5.web.export import nothing
 from mt5.web.faults import SAID, fault
-from mt5.web.sessions import left
+from mt5.web.line import left
 from mt5.web.text import Text
 
 if TYPE_CHECKING:

@@ -96,11 +96,26 @@ def events(queue: Any) -> Iterator[Any]:
     """All that wait or run, of a queue of gradio 6.31."""
     for waiting in queue.event_queue_per_concurrency_id.values():
         yield from waiting.queue
-    for running in queue.active_jobs:
-        yield from (event for event in running or () if event.alive)
+    yield from running(queue)
+
+
+def running(queue: Any) -> Iterator[Any]:
+    """All that run."""
+    for together in queue.active_jobs:
+        yield from (event for event in together or () if event.alive)
 
 
 def session_of(queue: Any, event_id: str) -> str:
     """The session of an event; its own id when it has ended."""
     event = queue.event_ids_to_events.get(event_id)
     return event.session_hash if event else event_id
+
+
+def left() -> bool:
+    """Whether whoever asked for what this thread works on has gone, or wants no more of it."""
+    from gradio.context import LocalContext
+
+    blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    if blocks is None or event_id is None:  # nobody waits in the queue for it
+        return False
+    return not any(event._id == event_id for event in running(blocks._queue))

@@ -12,9 +12,9 @@ from mt5.web.borrowed import build_borrowed
 from mt5.web.header import build_header, build_model
 from mt5.web.health import build_health
 from mt5.web.models import Models
+from mt5.web.patches import no_server_yet
 from mt5.web.serving import serving
 from mt5.web.settings import FIELDS
-from mt5.web.starting import no_server_yet
 from mt5.web.tab import LIGHT, Shell, Tab
 from mt5.web.text import FALLBACK, languages, preferred, text_of
 from mt5.web.words import Words

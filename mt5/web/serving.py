@@ -6,12 +6,11 @@ from typing import Any
 import gradio as gr
 
 from mt5.web.charts import WATCH
-from mt5.web.faultlog import keep_words_out
 from mt5.web.guard import guarding
 from mt5.web.health import ASK_AGAIN
 from mt5.web.memory import keep_together
 from mt5.web.models import Models
-from mt5.web.sessions import keep_little
+from mt5.web.patches import keep_little, keep_words_out, stop_quietly
 
 ROOT = Path(__file__).resolve().parents[2]
 # Latin first, then the scripts of the other languages; every one is the reader's own font
@@ -81,6 +80,7 @@ def serving(models: Models) -> dict[str, Any]:
     """Options of `launch`: nothing loaded from elsewhere, nothing kept, no faults shown, and a guard."""
     keep_words_out()
     keep_little()
+    stop_quietly()
     keep_together()
     hidden = {"docs_url": None, "redoc_url": None, "openapi_url": None}
     return {

@@ -66,10 +66,18 @@ class Server:
 
 
 def opened(
-    browser: Browser, url: str, *, width: int = 1440, height: int = 1000, locale: str = "en-US"
+    browser: Browser,
+    url: str,
+    *,
+    width: int = 1440,
+    height: int = 1000,
+    locale: str = "en-US",
+    script: str = "",
 ) -> Page:
+    """A page in a window of its own. script: runs in it before the page's own."""
     page = browser.new_context(viewport={"width": width, "height": height}, locale=locale).new_page()
     page.set_default_timeout(60_000)
+    page.add_init_script(script)
     page.goto(url)
     page.wait_for_selector("#tabs [role=tab]")
     return page

@@ -46,7 +46,24 @@ def test_tokens_appear_one_after_another_and_stop_ends_the_work(page: Page, serv
     expect(page.locator("#stop")).to_be_disabled()
 
 
-def test_a_run_that_is_stopped_before_it_writes_has_not_failed(page: Page) -> None:
+# what the queue says comes when all other requests of the page have long been answered
+SAID_LATE = """{
+  const fetched = window.fetch;
+  const pause = () => new Promise((done) => setTimeout(done, 700));
+  const later = {transform: async (chunk, sink) => { await pause(); sink.enqueue(chunk); }};
+  window.fetch = async (where, ...how) => {
+    const answer = await fetched(where, ...how);
+    if (!(where.url ?? `${where}`).includes('/queue/data')) return answer;
+    return new Response(answer.body.pipeThrough(new TransformStream(later)), answer);
+  };
+}"""
+
+
+@pytest.mark.parametrize("script", ["", SAID_LATE], ids=["", "said_late"])
+def test_a_run_that_is_stopped_before_it_writes_has_not_failed(
+    browser: Browser, server: Server, script: str
+) -> None:
+    page = opened(browser, server.url, script=script)
     fill(page, "too late <mask>.")
     page.click("#stop")
     expect(page.locator("#stop")).to_be_disabled()
@@ -55,6 +72,7 @@ def test_a_run_that_is_stopped_before_it_writes_has_not_failed(page: Page) -> No
     assert page.locator("#fill-result .sentence, #message .fault").count() == 0
     fill(page, PARIS)
     expect(page.locator(".filled")).to_contain_text("Paris")
+    page.context.close()
 
 
 @pytest.mark.parametrize("key", ["Control+Enter", "Meta+Enter"])
