@@ -14,12 +14,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.contenders import CONTENDERS, Contender, Texts
 from benchmarks.growth import draw
 from benchmarks.models import Measured, bytes_per_token, measured
-from mt5 import infill
-from mt5.checkpoint import open_checkpoint
-from mt5.codec import Codec
 from mt5.languages import LANGUAGES, examples
 from mt5.threads import allowed
 
@@ -64,13 +61,10 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def example_pairs() -> tuple[list[str], list[list[int]]]:
-    """The first example of every language, and its ids."""
+def prompts() -> list[str]:
+    """The first example of every language."""
     firsts = {example.language: example.prompt for example in reversed(examples())}
-    prompts = [firsts[language.code] for language in LANGUAGES]
-    checkpoint = open_checkpoint(measured("embedded", FOLDER).path)
-    codec = Codec(checkpoint.tokenizer, checkpoint.config)
-    return prompts, [codec.source(infill.parse(prompt)) for prompt in prompts]
+    return [firsts[language.code] for language in LANGUAGES]
 
 
 def errors(model: Measured, contenders: dict[str, Contender]) -> dict[str, float]:
@@ -78,11 +72,11 @@ def errors(model: Measured, contenders: dict[str, Contender]) -> dict[str, float
     example prompts to the end, for random ones 8 tokens."""
     reference = contenders["transformers float32"]
     if model.name == "embedded":
-        asked = example_pairs()[1]
-        targets = [_ended(reference.fill([source], [])[0]) for source in asked]
+        asked = Texts(model.path).read(prompts())
+        targets = [_ended(reference.fill([prompt])[0][1]) for prompt in prompts()]
     else:
         asked = sources(8, 16)
-        targets = [reference.generate([source], 8)[0] for source in asked]
+        targets = [reference.generate([source], 8)[0][0] for source in asked]
     right = [reference.score(source, target) for source, target in zip(asked, targets, strict=True)]
     found = {}
     for name, contender in contenders.items():
@@ -165,14 +159,14 @@ def table(model: Measured, threads: int, rounds: int, lengths: Sequence[int]) ->
 
 def job(contenders: dict[str, Contender], rounds: int) -> list[str]:
     """The 24 example prompts, each contender by its own rules when to stop."""
-    prompts, ids = example_pairs()
+    asked = prompts()
 
     def one_by_one(contender: Contender) -> None:
-        for source, prompt in zip(ids, prompts, strict=True):
-            contender.fill([source], [prompt])
+        for prompt in asked:
+            contender.fill([prompt])
 
     alone = interleaved({n: partial(one_by_one, c) for n, c in contenders.items()}, rounds)
-    batched = interleaved({n: partial(c.fill, ids, prompts) for n, c in contenders.items()}, rounds)
+    batched = interleaved({n: partial(c.fill, asked) for n, c in contenders.items()}, rounds)
     return [
         "24 example prompts filled, milliseconds in all:",
         "",

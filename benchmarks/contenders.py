@@ -11,18 +11,24 @@ from typing import Any
 
 import torch
 
+from mt5 import infill
+from mt5.checkpoint import open_checkpoint
+from mt5.codec import Codec
+
 Ids = Sequence[Sequence[int]]
+Written = list[tuple[list[int], list[float]]]
+"""For each source: the tokens, and the log-probability of each."""
 LONGEST = 20
 """Tokens at which a peer that fills a prompt is stopped."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """generate: greedy, exactly n tokens for each source. fill: to the contender's own end. score:
-    log-probabilities of a target. bits: of the weights that a token takes."""
+    """generate: greedy, exactly n tokens for each source. fill: from text to text, to the contender's own
+    end. score: log-probabilities of a target. bits: of the weights that a token takes."""
 
-    generate: Callable[[Ids, int], list[list[int]]]
-    fill: Callable[[Ids, Sequence[str]], Any]
+    generate: Callable[[Ids, int], Written]
+    fill: Callable[[Sequence[str]], Any]
     score: Callable[[Sequence[int], Sequence[int]], list[float]]
     bits: int
 
@@ -36,13 +42,13 @@ def ours(path: Path, folder: Path, dtype: str, bits: int, threads: int) -> Conte
     with opening_threads(threads):
         engine = mt5.open(path, dtype=dtype)
 
-    def generate(sources: Ids, tokens: int) -> list[list[int]]:
+    def generate(sources: Ids, tokens: int) -> Written:
         found = engine.generate(sources, max_new_tokens=tokens, stop=False)
-        return [list(one.ids) for one in found]
+        return [(list(one.ids), list(one.log_probs)) for one in found]
 
     limits = cycle(range(LONGEST, LONGEST + 41))
 
-    def fill(sources: Ids, prompts: Sequence[str]) -> Any:
+    def fill(prompts: Sequence[str]) -> Any:
         # another limit each time, which no prompt reaches, because the engine remembers its last 256 answers;
         # 41 and the number of prompts have no factor in common
         return engine.fill(list(prompts), num_alternatives=0, max_new_tokens=next(limits))
@@ -76,12 +82,27 @@ def opening_threads(most: int) -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
+class Texts:
+    """What the peers read and write: the same ids, and the text of their answers."""
+
+    def __init__(self, path: Path) -> None:
+        checkpoint = open_checkpoint(path)
+        self.tokenizer, self.codec = checkpoint.tokenizer, Codec(checkpoint.tokenizer, checkpoint.config)
+
+    def read(self, prompts: Sequence[str]) -> Ids:
+        return [self.codec.source(infill.parse(prompt)) for prompt in prompts]
+
+    def written(self, found: Written) -> list[tuple[str, list[int]]]:
+        return [(self.tokenizer.decode(ids), ids) for ids, _ in found]
+
+
 def transformers(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Contender:
     from transformers import MT5ForConditionalGeneration
 
     model = MT5ForConditionalGeneration.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    texts = Texts(path)
 
-    def run(sources: Ids, **limits: int) -> list[list[int]]:
+    def run(sources: Ids, **limits: int) -> Written:
         torch.set_num_threads(threads)
         width = max(map(len, sources))
         ids = torch.tensor([[*source, *[0] * (width - len(source))] for source in sources])
@@ -89,8 +110,8 @@ def transformers(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Co
             ids, attention_mask=(ids != 0).long(), do_sample=False, num_beams=1,
             output_scores=True, return_dict_in_generate=True, **limits,
         )  # fmt: skip
-        model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
-        return found.sequences[:, 1:].tolist()
+        log_probs = model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
+        return list(zip(found.sequences[:, 1:].tolist(), log_probs.tolist(), strict=True))
 
     def score(source: Sequence[int], target: Sequence[int]) -> list[float]:
         with torch.inference_mode():
@@ -102,7 +123,7 @@ def transformers(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Co
 
     return Contender(
         lambda sources, tokens: run(sources, max_new_tokens=tokens, min_new_tokens=tokens),
-        lambda sources, prompts: run(sources, max_new_tokens=LONGEST),
+        lambda prompts: texts.written(run(texts.read(prompts), max_new_tokens=LONGEST)),
         score,
         bits,
     )
@@ -123,10 +144,21 @@ def ctranslate2(path: Path, folder: Path, dtype: str, bits: int, threads: int) -
         str(converted), device="cpu", compute_type=dtype, intra_threads=threads, inter_threads=1
     )
 
-    def run(sources: Ids, **limits: int) -> list[list[int]]:
+    texts = Texts(path)
+
+    def run(sources: Ids, **limits: int) -> Written:
         named = [list(map(str, source)) for source in sources]
-        found = model.translate_batch(named, beam_size=1, return_scores=True, max_batch_size=0, **limits)
-        return [list(map(int, one.hypotheses[0])) for one in found]
+        written: Written = [([], []) for _ in sources]
+
+        def note(token: Any) -> None:  # where CTranslate2 says what each token's log-probability is
+            ids, log_probs = written[token.batch_id]
+            ids.append(token.token_id)
+            log_probs.append(token.log_prob)
+
+        model.translate_batch(
+            named, beam_size=1, return_scores=True, max_batch_size=0, callback=note, **limits
+        )
+        return written
 
     def score(source: Sequence[int], target: Sequence[int]) -> list[float]:
         [found] = model.score_batch([list(map(str, source))], [list(map(str, target))])
@@ -134,7 +166,7 @@ def ctranslate2(path: Path, folder: Path, dtype: str, bits: int, threads: int) -
 
     return Contender(
         lambda sources, tokens: run(sources, min_decoding_length=tokens, max_decoding_length=tokens),
-        lambda sources, prompts: run(sources, max_decoding_length=LONGEST),
+        lambda prompts: texts.written(run(texts.read(prompts), max_decoding_length=LONGEST)),
         score,
         bits,
     )

@@ -1,6 +1,6 @@
 """A loaded network as a service: ids in, numbers out. Every tensor-parallel rank runs one."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ from mt5.parallel import VocabularyLogProbs
 from mt5.rules import Row, Rules
 from mt5.settings import Settings
 from mt5.traced import State, Traced
+
+WIDE = 16
+"""Positions or rows that are worked on together, from which on more threads may be quicker than for one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Network:
     def __init__(self, model: MT5, device: torch.device) -> None:
         self.model, self.device = model, device
         self.traced = Traced(model) if Traced.serves(model) else None
-        self._threads: int | None = None
+        self._threads: tuple[int, int] | None = None  # for little at a time, and for much
 
     @property
     def health(self) -> Health:
@@ -43,24 +46,33 @@ class Network:
         """Nothing to end."""
 
     @torch.inference_mode()
-    def choose_threads(self, most: int) -> int:
-        """Use as many threads as decode a token soonest, `most` at most; returns how many."""
-        config = self.model.config
-        decoder = self._decoder([[config.eos_id] * min(16, config.max_positions or 16)])
-        token = torch.tensor([[config.eos_id]])
-        decoder.step(token)
-
-        def work() -> None:
-            decoder.cache.length = 1  # the same step over and over
-            decoder.step(token).top(1)
-
-        self._threads = threads.choose(work, most)
+    def choose_threads(self, most: int) -> tuple[int, int]:
+        """Use as many threads as decode a token soonest, `most` at most: for one row, and for many."""
+        one = threads.choose(self._same_step(1), most)
+        # what is quicker with all of them for one row is so for many
+        many = one if one == most else threads.choose(self._same_step(WIDE), most)
+        self._threads = one, many
         return self._threads
 
-    def _settle(self) -> None:
-        """Use the chosen number of threads in this thread too, whatever others have set since."""
-        if self._threads is not None and torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+    def _same_step(self, rows: int) -> Callable[[], object]:
+        """A step that can be taken over and over."""
+        config = self.model.config
+        decoder = self._decoder([[config.eos_id] * min(16, config.max_positions or 16)] * rows)
+        tokens = torch.full((rows, 1), config.eos_id)
+        decoder.step(tokens)
+
+        def work() -> None:
+            decoder.cache.length = 1
+            decoder.step(tokens).top(1)
+
+        return work
+
+    def settle(self, rows: int) -> None:
+        """Use the number of threads chosen for so many rows, in this thread, whatever others have set."""
+        if self._threads is not None:
+            number = self._threads[rows >= WIDE]
+            if torch.get_num_threads() != number:
+                torch.set_num_threads(number)
 
     @torch.inference_mode()
     def generate(
@@ -70,7 +82,6 @@ class Network:
         settings: Settings | Sequence[Settings],
     ) -> Generator[list[list[Row]], Iterable[int] | None, None]:
         """Decode a batch; takes and yields after every step what `generate.decode` does."""
-        self._settle()
         yield from decode(self._decoder(sources), rules, settings)
 
     @torch.inference_mode()
@@ -78,10 +89,10 @@ class Network:
         self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], *, candidates: int = 0
     ) -> list[Scored]:
         """Score targets, without start id, after their sources, with the `candidates` best of every step."""
-        self._settle()
         source, mask = self._batch(sources)
         # a shorter target's rows end in ids that are never looked at: causality hides them from the rest
         width = max(map(len, targets))
+        self.settle(source.numel())
         labels = torch.tensor(
             [[*target, *[0] * (width - len(target))] for target in targets], device=self.device
         )
@@ -108,7 +119,7 @@ class Network:
 
         Its row for a token is that of the position which predicts it; each row sums to 1.
         """
-        self._settle()
+        self.settle(len(source))
         model = self.model
         ids = torch.tensor([[model.config.start_id, *target[:-1]]], device=self.device)
         cache = model.start(model.encode(torch.tensor([list(source)], device=self.device)))
@@ -120,8 +131,9 @@ class Network:
 
     def _decoder(self, sources: Sequence[Sequence[int]]) -> "_Decoder | _TracedDecoder":
         source, mask = self._batch(sources)
+        self.settle(source.numel())
         if self.traced is not None:
-            return _TracedDecoder(self.traced, self.traced.start(source, mask))
+            return _TracedDecoder(self, self.traced.start(source, mask))
         return _Decoder(self, self.model.start(self.model.encode(source, mask), mask))
 
     def _batch(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
@@ -144,28 +156,34 @@ class _Decoder:
     """The model as decoding sees it."""
 
     def __init__(self, network: Network, cache: Cache) -> None:
-        self.model, self.device, self.cache = network.model, network.device, cache
+        self.network, self.model, self.cache = network, network.model, cache
 
     def step(self, tokens: Tensor) -> VocabularyLogProbs:
-        return self.model.log_probs(self.model.decode(tokens.to(self.device), self.cache)[:, -1])
+        return self.model.log_probs(self._decoded(tokens)[:, -1])
 
     def read(self, tokens: Tensor) -> VocabularyLogProbs:
-        return self.model.log_probs(self.model.decode(tokens.to(self.device), self.cache).flatten(0, 1))
+        return self.model.log_probs(self._decoded(tokens).flatten(0, 1))
+
+    def _decoded(self, tokens: Tensor) -> Tensor:
+        self.network.settle(tokens.numel())
+        return self.model.decode(tokens.to(self.network.device), self.cache)
 
     def select(self, rows: Tensor) -> None:
-        self.cache.select(rows.to(self.device))
+        self.cache.select(rows.to(self.network.device))
 
 
 class _TracedDecoder:
     """The recorded model as decoding sees it."""
 
-    def __init__(self, traced: Traced, cache: State) -> None:
-        self.traced, self.cache = traced, cache
+    def __init__(self, network: Network, cache: State) -> None:
+        self.network, self.traced, self.cache = network, network.traced, cache
 
     def step(self, tokens: Tensor) -> VocabularyLogProbs:
+        self.network.settle(tokens.numel())
         return self.traced.step(tokens, self.cache)
 
     def read(self, tokens: Tensor) -> VocabularyLogProbs:
+        self.network.settle(tokens.numel())
         return self.traced.step(tokens, self.cache, every=True)
 
     def select(self, rows: Tensor) -> None:

@@ -216,7 +216,7 @@ class Scheduler:
                 batch.append(job)
                 room -= job.task.rows
         self._waiting = [job for job in self._waiting if job not in batch]
-        return batch
+        return sorted(batch, key=lambda job: len(job.task.source))
 
     def _run(self, batch: Sequence[Job]) -> BaseException | None:
         """Work until every job of the batch has ended; returns what went wrong."""

@@ -23,6 +23,10 @@ class Task(Hashable, Protocol):
     def rows(self) -> int:
         """How much of a batch it takes."""
 
+    @property
+    def source(self) -> Sequence[int]:
+        """What is read; in a batch the long stand with the long."""
+
     def ended(self, state: Any) -> bool:
         """Whether a state is the answer, though others of the batch go on."""
 

@@ -21,6 +21,8 @@ WARM = 24
 
 WIDE = 256
 """Positions of which the encoder's biases are kept."""
+CALL = 32
+"""Positions that the encoder reads in the time that one more call of it takes."""
 
 
 class Recorded:
@@ -74,15 +76,18 @@ class Prompt(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, source: Tensor, keep: Tensor | None, *biases: Tensor | None) -> Tensors:
+    def forward(self, source: Tensor, keep: Tensor | None, room: Tensor, *biases: Tensor | None) -> Tensors:
         """source: ids, [batch, source]. keep, biases: as in model.py; one bias serves all layers alike.
 
-        Returns one tensor, [layer, keys and values, batch, head, source, d_kv].
+        room: where the result goes, [layer, keys and values, batch, head, source, d_kv].
         """
-        encoder, decoder = self.model.encoder.layers, self.model.decoder.layers
-        memory = self.model.encoded(source, keep, _each(biases, len(encoder)))
-        pairs = [layer.cross_attention.keys_values(memory) for layer in decoder]
-        return (torch.stack([torch.stack(pair) for pair in pairs]),)
+        memory = self.model.encoded(source, keep, _each(biases, len(self.model.encoder.layers)))
+        for number, layer in enumerate(self.model.decoder.layers):
+            for part, made in zip(
+                room[number].unbind(0), layer.cross_attention.keys_values(memory), strict=True
+            ):
+                part.copy_(made)
+        return (room,)
 
 
 class Step(nn.Module):
@@ -119,6 +124,24 @@ class Step(nn.Module):
         hidden = model.decoded(target, places, append, pairs, None, memory_keep, _each(biases, layers))
         log_probs = model.log_probs(hidden.flatten(0, 1) if self.every else hidden[:, -1])
         return log_probs.logits, log_sum_exp(log_probs.logits)
+
+
+def alike(lengths: Sequence[int]) -> list[slice]:
+    """Neighbours to encode together, such that padding them to one length costs less than one call more."""
+
+    def padded(rows: slice) -> int:
+        return max(lengths[rows]) * (rows.stop - rows.start)
+
+    found, left = [], [slice(0, len(lengths))]
+    while left:
+        rows = left.pop()
+        halves = [(slice(rows.start, cut), slice(cut, rows.stop)) for cut in range(rows.start + 1, rows.stop)]
+        best = min(halves, key=lambda pair: padded(pair[0]) + padded(pair[1]), default=None)
+        if best and padded(rows) - padded(best[0]) - padded(best[1]) > CALL:
+            left += reversed(best)
+        else:
+            found.append(rows)
+    return found
 
 
 def _each(biases: Sequence[Tensor | None], layers: int) -> Sequence[Tensor | None]:
@@ -174,10 +197,21 @@ class Traced:
         return plain and model.shard.size == 1 and not model.config.pad_masks_target
 
     def start(self, source: Tensor, source_mask: Tensor | None = None) -> State:
-        """Begin to decode. source: ids, [batch, source]; source_mask: False on padding, None keeps all."""
-        width = source.shape[1]
+        """Begin to decode. source: ids, [batch, source]; source_mask: False on padding, which is at the end;
+        None keeps all."""
+        (batch, width), stack = source.shape, self.model.config.decoder
         keep = None if source_mask is None else source_mask[:, None, None, :]
-        (memory,) = self.prompt(source, keep, *self._square(width))
+        # zeros, because what is masked must hold numbers
+        memory = torch.zeros(stack.num_layers, 2, batch, stack.num_heads, width, stack.d_kv)
+        lengths = [width] * batch if source_mask is None else source_mask.sum(1).tolist()
+        for rows in alike(lengths):
+            longest, shortest = max(lengths[rows]), min(lengths[rows])
+            self.prompt(
+                source[rows, :longest],
+                None if keep is None or longest == shortest else keep[rows, ..., :longest],
+                memory[:, :, rows, :, :longest],
+                *self._square(longest),
+            )
         return State(memory, keep)
 
     def step(self, target: Tensor, state: State, *, every: bool = False) -> VocabularyLogProbs:

@@ -27,6 +27,7 @@ class Count:
     steps: int = 3
     group: str = ""
     rows: int = 1
+    source: tuple[int, ...] = ()
 
     def ended(self, state: int) -> bool:
         return state == self.steps
@@ -133,6 +134,18 @@ def test_what_is_asked_while_the_network_is_busy_is_answered_together() -> None:
     gate.let_all_through()
     assert [one.answer() for one in (first, *others)] == [[1], [1], [2], [3]]
     assert gate.batches[0] == ["first"] and sorted(gate.batches[1]) == ["a", "bb", "ccc"]
+
+
+def test_the_long_stand_with_the_long_in_a_batch_and_each_gets_its_own_answer() -> None:
+    gate = Gate()
+    tasks = Scheduler(gate)
+    asked = [
+        Count("long", 4, source=(1,) * 9),
+        Count("short", 2, source=(1,)),
+        Count("like it", 3, source=(2,) * 8),
+    ]
+    assert tasks.answers(asked) == [4, 2, 3]
+    assert gate.batches == [["short", "like it", "long"]]
 
 
 def test_what_does_not_go_together_takes_turns_the_oldest_first() -> None:

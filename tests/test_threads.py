@@ -73,7 +73,7 @@ def test_one_core_has_no_choice():
 
 def test_a_network_uses_its_number_in_every_thread_whatever_others_set():
     network = Network(open_checkpoint(MODEL).load(dtype=torch.float32, device=CPU), CPU)
-    chosen = network.choose_threads(1)
+    assert network.choose_threads(1) == (1, 1)
     seen = []
 
     def work():
@@ -84,4 +84,22 @@ def test_a_network_uses_its_number_in_every_thread_whatever_others_set():
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [chosen] == [1]
+    assert seen == [1]
+
+
+def test_many_rows_have_a_number_of_their_own(monkeypatch):
+    network = Network(open_checkpoint(MODEL).load(dtype=torch.float32, device=CPU), CPU)
+    found, seen = iter((1, 2)), []
+    monkeypatch.setattr("mt5.threads.choose", lambda work, most: next(found))
+    assert network.choose_threads(2) == (1, 2)
+    monkeypatch.setattr(network.traced, "start", lambda *given: seen.append(torch.get_num_threads()))
+    for rows, length in ((1, 2), (1, 15), (1, 16), (4, 3), (8, 2), (1, 1)):
+        network._decoder([[1] * length] * rows)
+    assert seen == [1, 1, 2, 1, 2, 1]
+
+
+def test_a_network_that_is_quickest_with_all_threads_for_one_row_uses_them_for_many(monkeypatch):
+    network = Network(open_checkpoint(MODEL).load(dtype=torch.float32, device=CPU), CPU)
+    monkeypatch.setattr("mt5.threads.choose", lambda work, most: most)
+    monkeypatch.setattr(network, "_same_step", lambda rows: rows == 1 or pytest.fail("measured in vain"))
+    assert network.choose_threads(3) == (3, 3)

@@ -5,7 +5,7 @@ import torch
 from test_model import VARIANTS, built, ids
 
 from mt5.parallel import Shard
-from mt5.traced import WARM, Recorded, Traced
+from mt5.traced import CALL, WARM, Recorded, Traced, alike
 
 RECORDABLE = sorted(set(VARIANTS) - {"nemo"})
 
@@ -40,6 +40,39 @@ def test_a_recorded_network_gives_the_same_numbers(name):
         # sums of as many numbers, which lie among as many zeros more, may be taken in another order
         assert compared(model, traced, batch, length, news, padded=padded) <= 1e-5
     assert len(traced.steps[False].records) == 2
+
+
+@pytest.mark.parametrize(
+    "lengths, stops",
+    [
+        ([7], [1]),
+        ([9, 9, 9], [3]),
+        ([5, 5 + CALL, 5 + CALL], [3]),  # one more call costs as much
+        ([4, 5 + CALL, 5 + CALL], [1, 3]),
+        ([10, 11, 60, 61, 200], [2, 4, 5]),
+        ([200, 10, 60], [1, 2, 3]),  # in any order, though only neighbours go together
+    ],
+)
+def test_prompts_of_like_length_are_encoded_together(lengths, stops):
+    found = alike(lengths)
+    assert [rows.stop for rows in found] == stops
+    assert [rows.start for rows in found] == [0, *stops[:-1]]
+
+
+@torch.inference_mode()
+def test_a_batch_of_unlike_lengths_is_read_as_its_prompts_are():
+    model = built(VARIANTS["t5"])
+    lengths = (3, 4, 70, 90, 91, 5)
+    assert len(alike(lengths)) > 2
+    source, target = ids(len(lengths), max(lengths)), ids(len(lengths), 2, seed=1)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+    traced = Traced(model)
+    for _ in range(WARM + 2):  # also once it is recorded
+        state = traced.start(source, mask)
+    found = traced.step(target, state).logits
+    for row, length in enumerate(lengths):
+        alone = traced.step(target[row : row + 1], traced.start(source[row : row + 1, :length])).logits
+        assert torch.allclose(found[row], alone[0], atol=1e-5)
 
 
 @torch.inference_mode()
