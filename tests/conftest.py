@@ -31,7 +31,7 @@ def embedded() -> Iterator["Engine"]:
         yield engine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
     """The page on an engine without a model, served by another process, which must not fail."""
     from tests.browser.driving import Server

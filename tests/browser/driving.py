@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
@@ -25,6 +26,7 @@ ARGUMENTS = [
 ]
 PARIS = "La capitale de la France est <mask>."
 HOSTILE = "<img src=x onerror=window.hit=1> ${window.hit=1} {{window.hit=1}} <script>window.hit=1</script>"
+AS_USUAL: dict[str, Any] = {"viewport": {"width": 1440, "height": 1000}, "locale": "en-US"}
 TABS = ("fill", "score", "sweep", "corrupt", "languages", "batch", "lesson")
 
 expect.set_options(timeout=60_000)  # a busy machine is not a fault of the page
@@ -65,19 +67,15 @@ class Server:
         self.process.wait(30)
 
 
-def opened(
-    browser: Browser,
-    url: str,
-    *,
-    width: int = 1440,
-    height: int = 1000,
-    locale: str = "en-US",
-    script: str = "",
-) -> Page:
-    """A page in a window of its own. script: runs in it before the page's own."""
-    page = browser.new_context(viewport={"width": width, "height": height}, locale=locale).new_page()
-    page.set_default_timeout(60_000)
+def opened(browser: Browser, url: str, *, script: str = "", **options: Any) -> Page:
+    """The page in a window of its own, with Playwright's options. script: runs before the page's own."""
+    page = browser.new_context(**AS_USUAL | options).new_page()
     page.add_init_script(script)
+    return visited(page, url)
+
+
+def visited(page: Page, url: str) -> Page:
+    page.set_default_timeout(60_000)
     page.goto(url)
     page.wait_for_selector("#tabs [role=tab]")
     return page

@@ -344,7 +344,7 @@ def test_another_model_is_loaded_while_the_old_one_answers(page: Page) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(browser: Browser, server: Server, theme: str) -> None:
-    page = opened(browser, f"{server.url}?__theme={theme}", width=390, height=844)
+    page = opened(browser, f"{server.url}?__theme={theme}", viewport={"width": 390, "height": 844})
     fill(page, f"{'Donaudampfschifffahrt' * 8} <mask> <mask> <mask>.")
     expect(page.locator(".chip")).to_have_count(6)
     page.click(".chip >> nth=0")

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.driving import PARIS, Server, go, opened, speak
+from tests.browser.driving import PARIS, Server, go, opened, speak, visited
 
 pytestmark = pytest.mark.browser
 
@@ -190,8 +190,8 @@ def test_the_lesson_goes_step_by_step(page: Page, browser: Browser, server: Serv
 
 
 @pytest.mark.parametrize("step", range(1, 8))
-def test_every_step_of_the_lesson_has_an_address(browser: Browser, server: Server, step: int) -> None:
-    page = opened(browser, f"{server.url}?tab=lesson&step={step}")
+def test_every_step_of_the_lesson_has_an_address(window: BrowserContext, server: Server, step: int) -> None:
+    page = visited(window.new_page(), f"{server.url}?tab=lesson&step={step}")
     expect(page.locator("#lesson-told")).to_contain_text(f"Step {step} of 7")
     if step == 1:
         page.fill("#guess textarea", "Lyon")
@@ -199,4 +199,4 @@ def test_every_step_of_the_lesson_has_an_address(browser: Browser, server: Serve
     expect(page.locator("#lesson-chips > *:not(.wrap)").first).not_to_be_empty()
     expect(page.locator("#lesson-back")).to_be_disabled() if step == 1 else None
     expect(page.locator("#lesson-next")).to_be_disabled() if step == 7 else None
-    page.context.close()
+    page.close()
