@@ -56,9 +56,9 @@ class Network:
 
     def _same_step(self, rows: int) -> Callable[[], object]:
         """A step that can be taken over and over."""
-        config = self.model.config
-        decoder = self._decoder([[config.eos_id] * min(16, config.max_positions or 16)] * rows)
-        tokens = torch.full((rows, 1), config.eos_id)
+        eos = self.model.config.eos_id
+        decoder = self._decoder([[eos]] * rows)
+        tokens = torch.full((rows, 1), eos)
         decoder.step(tokens)
 
         def work() -> None:
