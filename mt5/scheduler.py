@@ -24,7 +24,7 @@ LARGEST = 1_000
 REPLAYED = 128
 """States of an answer that are kept, so that who asks again sees it come about again."""
 IDLE_S, EXIT_S = 5.0, 10.0
-"""How long the thread stays when there is nothing to do; how long the interpreter waits for its last step."""
+"""How long the thread stays when there is nothing to do; how long the interpreter waits for its end."""
 STEP_S, ROW_S = 60.0, 10.0
 """A step that takes longer than this, and so much more for each row of its batch, will not end."""
 
@@ -156,7 +156,9 @@ class Scheduler:
         if self._thread is None or not self._thread.is_alive():
             # a daemon, because the interpreter does not end before others; see `_unfinished` for its own end
             self._thread = threading.Thread(target=self._work, name="mt5", daemon=True)
-            _unfinished().add(self)
+            schedulers, threads = _unfinished()
+            schedulers.add(self)
+            threads.add(self._thread)
             self._thread.start()
         self._arrived.notify()
 
@@ -265,14 +267,17 @@ class Scheduler:
 
 
 @cache
-def _unfinished() -> WeakSet[Scheduler]:
-    """Schedulers whose threads may be at work, which the interpreter must not end amid a product."""
+def _unfinished() -> tuple[WeakSet[Scheduler], WeakSet[threading.Thread]]:
+    """What may be at work, which the interpreter must not end amid a product or while weights are freed."""
     schedulers: WeakSet[Scheduler] = WeakSet()
+    threads: WeakSet[threading.Thread] = WeakSet()
 
     def end() -> None:
         for scheduler in list(schedulers):
             scheduler.close()
-            scheduler.wait(EXIT_S)
+        until = time.monotonic() + EXIT_S
+        for thread in list(threads):
+            thread.join(max(0, until - time.monotonic()))
 
     def forked() -> None:
         for scheduler in list(schedulers):
@@ -281,7 +286,7 @@ def _unfinished() -> WeakSet[Scheduler]:
     atexit.register(end)
     if hasattr(os, "register_at_fork"):  # Windows has none, and no fork
         os.register_at_fork(after_in_child=forked)
-    return schedulers
+    return schedulers, threads
 
 
 def _closed() -> RuntimeError:

@@ -381,6 +381,16 @@ os.write(1, f"{tasks.answers([Count('in both')])}\\n".encode())
 if child:
     os.waitpid(child, 0)
 """
+FREED = """
+class Heavy(Gate):
+    def __del__(self):
+        time.sleep(0.3)
+        os.write(1, b"freed\\n")
+heavy = Scheduler(Heavy())
+heavy.answers([Count("first")])
+heavy.close()
+del heavy
+"""
 AMID = """
 tasks.network.open = False
 stream = tasks.follow(Count("never asked for again"))
@@ -391,8 +401,20 @@ threading.Timer(0.3, tasks.network.let_all_through).start()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said"),
-    [(LATER, "[3, 3, 3]\n" * 2), (CHILD, "[3]\n" * 2), (AMID_FORK, "[3]\n" * 2), (AMID, "")],
-    ids=["the main thread has ended", "a fork", "a fork amid a step", "a step that nobody waits for"],
+    [
+        (LATER, "[3, 3, 3]\n" * 2),
+        (CHILD, "[3]\n" * 2),
+        (AMID_FORK, "[3]\n" * 2),
+        (AMID, ""),
+        (FREED, "freed\n"),
+    ],
+    ids=[
+        "the main thread has ended",
+        "a fork",
+        "a fork amid a step",
+        "a step that nobody waits for",
+        "weights are freed",
+    ],
 )
 def test_answers_come_and_the_process_ends_after(what: str, said: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM + what]
