@@ -80,7 +80,8 @@ def test_n9_a_model_that_fails_over_whatever_it_is_asked_is_told(
     assert "CUDA" not in caplog.text and "RuntimeError" in caplog.text
 
 
-def test_n9_a_model_that_answers_stays_ready(models: Models) -> None:
+def test_n9_a_model_that_answers_stays_ready(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "STEP_S", 5.0)  # a slow machine is not a fault of the model
     for _ in range(20):
         assert models.health() == ("ready", "")
         time.sleep(0.02)
