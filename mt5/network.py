@@ -48,6 +48,7 @@ class Network:
     @torch.inference_mode()
     def choose_threads(self, most: int) -> tuple[int, int]:
         """Use as many threads as decode a token soonest, `most` at most: for one row, and for many."""
+        self._threads = None  # trials use the number that is tried
         one = threads.choose(self._same_step(1), most)
         # what is quicker with all of them for one row is so for many
         many = one if one == most else threads.choose(self._same_step(WIDE), most)
@@ -92,10 +93,10 @@ class Network:
         source, mask = self._batch(sources)
         # a shorter target's rows end in ids that are never looked at: causality hides them from the rest
         width = max(map(len, targets))
-        self.settle(source.numel())
         labels = torch.tensor(
             [[*target, *[0] * (width - len(target))] for target in targets], device=self.device
         )
+        self.settle(max(source.numel(), labels.numel()))
         start = torch.full_like(labels[:, :1], self.model.config.start_id)
         cache = self.model.start(self.model.encode(source, mask), mask)
         hidden = self.model.decode(torch.cat([start, labels[:, :-1]], 1), cache)
@@ -119,7 +120,7 @@ class Network:
 
         Its row for a token is that of the position which predicts it; each row sums to 1.
         """
-        self.settle(len(source))
+        self.settle(max(len(source), len(target)))
         model = self.model
         ids = torch.tensor([[model.config.start_id, *target[:-1]]], device=self.device)
         cache = model.start(model.encode(torch.tensor([list(source)], device=self.device)))

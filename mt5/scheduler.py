@@ -158,8 +158,8 @@ class Scheduler:
             self._thread = threading.Thread(target=self._work, name="mt5", daemon=True)
             schedulers, threads = _unfinished()
             schedulers.add(self)
-            threads.add(self._thread)
             self._thread.start()
+            threads.add(self._thread)
         self._arrived.notify()
 
     def forked(self) -> None:

@@ -74,7 +74,7 @@ def _undescribed(*_: Any) -> dict[str, Any]:
 
 
 def keep_words_out() -> None:
-    """Let Gradio's queue, routes and tools log faults in this way."""
+    """Let Gradio's queue, routes and tools log where and of what kind a fault is, without its words."""
     from gradio import queueing, route_utils, routes
 
     quiet: Any = SimpleNamespace(print_exc=logged)
