@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,19 @@ class Texts:
     """What the peers read and write: the same ids, and the text of their answers."""
 
     def __init__(self, path: Path) -> None:
-        checkpoint = open_checkpoint(path)
-        self.tokenizer, self.codec = checkpoint.tokenizer, Codec(checkpoint.tokenizer, checkpoint.config)
+        self.path = path
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Opened when it is needed, since a peer's loading does not need it."""
+        checkpoint = open_checkpoint(self.path)
+        return Codec(checkpoint.tokenizer, checkpoint.config)
 
     def read(self, prompts: Sequence[str]) -> Ids:
         return [self.codec.source(infill.parse(prompt)) for prompt in prompts]
 
     def written(self, found: Written) -> list[tuple[str, list[int]]]:
-        return [(self.tokenizer.decode(ids), ids) for ids, _ in found]
+        return [(self.codec.tokenizer.decode(ids), ids) for ids, _ in found]
 
 
 def transformers(path: Path, _: Path, dtype: str, bits: int, threads: int) -> Contender:
@@ -133,8 +139,8 @@ def ctranslate2(path: Path, folder: Path, dtype: str, bits: int, threads: int) -
     import ctranslate2
 
     converted = folder / f"ctranslate2-{path.name}-{dtype}"
-    written = converted / "model.bin"
-    if not written.exists() or written.stat().st_mtime < (path / "model.safetensors").stat().st_mtime:
+    weights = converted / "model.bin"
+    if not weights.exists() or weights.stat().st_mtime < (path / "model.safetensors").stat().st_mtime:
         shutil.rmtree(converted, ignore_errors=True)
         made = converted.with_name(converted.name + ".made")
         shutil.rmtree(made, ignore_errors=True)

@@ -16,7 +16,7 @@ from mt5.rules import Row, Rules
 from mt5.settings import Settings
 from mt5.traced import State, Traced
 
-WIDE = 16
+MUCH = 16
 """Positions or rows that are worked on together, from which on more threads may be quicker than for one."""
 
 
@@ -51,15 +51,14 @@ class Network:
         self._threads = None  # trials use the number that is tried
         one = threads.choose(self._same_step(1), most)
         # what is quicker with all of them for one row is so for many
-        many = one if one == most else threads.choose(self._same_step(WIDE), most)
+        many = one if one == most else threads.choose(self._same_step(MUCH), most)
         self._threads = one, many
         return self._threads
 
     def _same_step(self, rows: int) -> Callable[[], object]:
-        """A step that can be taken over and over."""
-        eos = self.model.config.eos_id
-        decoder = self._decoder([[eos]] * rows)
-        tokens = torch.full((rows, 1), eos)
+        """A step that can be taken over and over, without `Traced`, which would record it amid the trials."""
+        tokens = torch.full((rows, 1), self.model.config.eos_id, device=self.device)
+        decoder = _Decoder(self, self.model.start(self.model.encode(tokens)))
         decoder.step(tokens)
 
         def work() -> None:
@@ -68,10 +67,11 @@ class Network:
 
         return work
 
-    def settle(self, rows: int) -> None:
-        """Use the number of threads chosen for so many rows, in this thread, whatever others have set."""
+    def settle(self, positions: int) -> None:
+        """Use the number of threads chosen for so many positions, of all rows together, in this thread,
+        whatever others have set."""
         if self._threads is not None:
-            number = self._threads[rows >= WIDE]
+            number = self._threads[positions >= MUCH]
             if torch.get_num_threads() != number:
                 torch.set_num_threads(number)
 

@@ -42,9 +42,9 @@ def open(
     come to (see the README); None starts all of them here. progress: called with the share that is loaded,
     0 to 1, from any thread.
 
-    On a CPU it tries how many threads are quickest, at most OMP_NUM_THREADS where that is set, sets torch's
-    number to it, and keeps to it whatever that is set to later. Raises CheckpointError when the checkpoint
-    cannot be used, RankError when ranks do not start.
+    On a CPU it tries how many threads are quickest, for little work at a time and for much, at most
+    OMP_NUM_THREADS where that is set; whenever it computes, it sets torch's number to that. Raises
+    CheckpointError when the checkpoint cannot be used, RankError when ranks do not start.
     """
     began = time.perf_counter()
     place = _place(dtype, device, tensor_parallel, here=listen is None)

@@ -204,13 +204,14 @@ class Traced:
         # zeros, because what is masked must hold numbers
         memory = torch.zeros(stack.num_layers, 2, batch, stack.num_heads, width, stack.d_kv)
         lengths = [width] * batch if source_mask is None else source_mask.sum(1).tolist()
+        biases = self._square(width)
         for rows in alike(lengths):
             longest, shortest = max(lengths[rows]), min(lengths[rows])
             self.prompt(
                 source[rows, :longest],
                 None if keep is None or longest == shortest else keep[rows, ..., :longest],
                 memory[:, :, rows, :, :longest],
-                *self._square(longest),
+                *(None if one is None else one[..., :longest, :longest] for one in biases),
             )
         return State(memory, keep)
 

@@ -92,10 +92,44 @@ def test_many_rows_have_a_number_of_their_own(monkeypatch):
     found, seen = iter((1, 2)), []
     monkeypatch.setattr("mt5.threads.choose", lambda work, most: next(found))
     assert network.choose_threads(2) == (1, 2)
-    monkeypatch.setattr(network.traced, "start", lambda *given: seen.append(torch.get_num_threads()))
-    for rows, length in ((1, 2), (1, 15), (1, 16), (4, 3), (8, 2), (1, 1)):
-        network._decoder([[1] * length] * rows)
-    assert seen == [1, 1, 2, 1, 2, 1]
+    for owner, name in ((network.traced, "start"), (network.traced, "step"), (network.model, "decode")):
+        monkeypatch.setattr(owner, name, noted(getattr(owner, name), seen))
+
+    def asked(rows, length, most=2):
+        seen.clear()
+        rules = [Free(0, frozenset(), 1 + row % most) for row in range(rows)]
+        list(network.generate([[5] * length] * rows, rules, Settings()))
+        return seen
+
+    assert asked(1, 2) == [1, 1]  # the prompt, a step
+    assert asked(1, 15) == [1, 1]
+    assert asked(1, 16) == [2, 1]
+    assert asked(8, 2) == [2, 1, 1]
+    assert asked(16, 1) == [2, 2, 1]  # half of the rows write a second token
+    assert asked(32, 1) == [2, 2, 2]
+    for source, target, number in ((2, 3, 1), (16, 3, 2), (2, 16, 2)):
+        seen.clear()
+        network.score([[5] * source], [[6] * target])
+        network.attention([5] * source, [6] * target)
+        assert seen == [number] * 2
+
+
+def noted(work, seen):
+    """The same work, noting the number of threads it is done with."""
+
+    def noting(*given, **named):
+        seen.append(torch.get_num_threads())
+        return work(*given, **named)
+
+    return noting
+
+
+def test_trials_record_nothing_and_can_be_repeated():
+    network = Network(open_checkpoint(MODEL).load(dtype=torch.float32, device=CPU), CPU)
+    for _ in range(2):
+        network.choose_threads(2)
+    recorded = (network.traced.prompt, *network.traced.steps.values())
+    assert not any(one.calls or one.records for one in recorded)
 
 
 def test_a_network_that_is_quickest_with_all_threads_for_one_row_uses_them_for_many(monkeypatch):

@@ -29,7 +29,7 @@ def import_gradio() -> None:
 
     inspect.getfile = getfile
     try:
-        import gradio  # noqa: F401
+        import gradio  # noqa: F401 - for those who import it later
     finally:
         inspect.getfile = file_of
 
@@ -103,7 +103,7 @@ def stop_quietly() -> None:
     messages: Any = ProcessCompletedMessage
 
     def completed(self: Any, **fields: Any) -> None:
-        output = fields["output"] or {"data": []}
+        output = fields["output"] or ({"data": []} if fields["success"] else {})
         super(ProcessCompletedMessage, self).__init__(**{**fields, "output": output})
 
     messages.__init__ = completed
