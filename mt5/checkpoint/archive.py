@@ -1,6 +1,7 @@
 """The members of a `.nemo`, a plain or gzipped tar, read in place. Nothing is ever extracted."""
 
 import gzip
+import io
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 from mt5.checkpoint.file import File, Window
 from mt5.errors import CheckpointError
 
-BLOCK = 512
+BLOCK, EMPTY = 512, bytes(512)
+AHEAD = 64 << 10  # bytes that are read at once where headers may stand close together
 MAX_MEMBERS = 5_000
 MAX_HEADER = 64 << 10  # bytes of an extended header: a name, a size, some times
 MAX_HEADERS = 1 << 20  # bytes of all of them
@@ -56,9 +58,13 @@ class Archive:
     def _index(self) -> Iterator[tuple[str, int, int]]:
         """Name, first byte and size of every regular file (POSIX.1-2001 pax, with GNU's long names)."""
         at, number, headers, extended = 0, 0, 0, dict[str, str]()
+        blocks = io.BufferedReader(Window(self.file, 0, self.file.size), AHEAD)
         while at + BLOCK <= self.file.size:
-            header = self.file.read(BLOCK, at)
-            if not any(header):
+            blocks.seek(at)
+            header = blocks.read(BLOCK)
+            if len(header) < BLOCK:
+                raise CheckpointError(f"{self.path} became shorter while it was read. Load it again.")
+            if header == EMPTY:
                 return
             kind, size, name = header[156:157], self._size(header, at), _text(header[:100])
             if (
@@ -104,7 +110,9 @@ class Archive:
             size = int.from_bytes(field[4:]) if field[0] == 0x80 else int(field.strip(b" \0") or b"0", 8)
         except ValueError:
             total, size = -1, 0
-        if total != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or size < 0:
+        # the lower half of Adler-32 is the sum of all bytes and 1, in a tenth of the time that `sum` takes
+        found = zlib.adler32(header[:148] + 8 * b" " + header[156:]) & 0xFFFF
+        if not 0 <= total <= 255 * BLOCK or (total + 1) % 65_521 != found or size < 0:
             what = "is no tar archive" if at == 0 else f"is damaged at byte {at:,}"
             raise CheckpointError(f"{self.path} {what}. Is it a .nemo file? Download it again.")
         return size
